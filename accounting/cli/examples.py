@@ -64,6 +64,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
         "turn-accounting export adjustments --since 2026-10 --until 2026-11",
         "turn-accounting export adjustments --realm example.org --period 2026-10-01",
     ),
+    "export focus": (
+        "turn-accounting export focus --realm example.org --period 2026-10-01",
+        "turn-accounting export focus --period 2026-10-01 --price-per-gb 0.045 --currency EUR",
+    ),
     "export check": (
         "turn-accounting export check exports/*.manifest.json",
         "turn-accounting export check exports/usage-*.manifest.json",

@@ -1,4 +1,4 @@
-"""The commands ``export usage|sessions|statements|adjustments|check``."""
+"""The commands ``export usage|sessions|statements|adjustments|focus|check``."""
 
 import sys
 from collections.abc import Callable
@@ -48,14 +48,15 @@ def register(app: typer.Typer) -> None:
     """Add the group ``export``."""
     group = typer.Typer(
         help=(
-            "Export usage, sessions, statements or adjustments. Exit 3: not complete yet. Without "
-            "--until or --period: what there is so far."
+            "Export usage, sessions, statements, adjustments or FOCUS. Exit 3: not complete yet. "
+            "Without --until or --period: what there is so far."
         ),
         no_args_is_help=True,
     )
     group.command(ExportKind.USAGE)(export_usage)
     for kind, help_text in _HELP.items():
         group.command(kind, help=help_text)(_export_command(kind))
+    group.command(ExportKind.FOCUS)(export_focus)
     group.command("check")(check)
     app.add_typer(group, name="export")
 
@@ -95,6 +96,43 @@ def _export_command(kind: ExportKind) -> Callable[..., None]:
         _export(selection, since, until, format_, output)
 
     return export
+
+
+def export_focus(
+    realm: Realm = None,
+    period: PeriodOption = None,
+    since: Since = None,
+    until: Until = None,
+    price_per_gb: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DECIMAL", help="Price of 10^9 bytes, received or sent; without it costs are 0."
+        ),
+    ] = None,
+    currency: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Currency of the price, such as EUR.")
+    ] = None,
+    provider: Annotated[
+        str | None, typer.Option(metavar="NAME", help="ProviderName; the realm by default.")
+    ] = None,
+    publisher: Annotated[
+        str | None, typer.Option(metavar="NAME", help="PublisherName; the provider by default.")
+    ] = None,
+    invoice_issuer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="InvoiceIssuerName; the provider by default.")
+    ] = None,
+    format_: FormatOption = ExportFormat.CSV,
+    output: Output = "-",
+) -> None:
+    """Export charges of closed periods in FOCUS 1.2: statement lines, adjustments as corrections.
+
+    A period's file has its statement, and the adjustments billed with it.
+    """
+    from accounting.export.focus_terms import focus_terms
+
+    terms = focus_terms(price_per_gb, currency, provider, publisher, invoice_issuer)
+    selection = _selection(ExportKind.FOCUS, realm, period, since, until, focus=terms)
+    _export(selection, since, until, format_, output)
 
 
 def check(

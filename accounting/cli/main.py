@@ -59,7 +59,9 @@ COMMAND_GROUPS: Final[Mapping[str, Mapping[str, CommandEntry]]] = {  # as the he
         "usage": CommandEntry("reports", "List usage per user or realm, by hour, day or month."),
         "sessions": CommandEntry("reports", "List sessions, newest first."),
         "top": CommandEntry("top", "Show live sessions, users and realms with rates, refreshed."),
-        "export": CommandEntry("export", "Export usage, sessions, statements or adjustments."),
+        "export": CommandEntry(
+            "export", "Export usage, sessions, statements, adjustments or FOCUS."
+        ),
     },
     "Bill": {
         "period": CommandEntry("periods", "List and close billing periods."),

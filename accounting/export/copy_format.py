@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
@@ -11,6 +11,10 @@ from accounting.domain.spreadsheet_text import (
     FORMULA_AFTER_SEPARATOR,
     FORMULA_STARTS,
 )
+
+DECIMAL_PRECISION: Final = 38
+DECIMAL_PLACES: Final = 18
+"""Of the type ``exact_decimal``."""
 
 
 class CopyFormat(StrEnum):
@@ -22,7 +26,11 @@ class CopyFormat(StrEnum):
 
 
 class Column(NamedTuple):
-    """A column of a view. ``type_name``: as in ``pg_type``; empty for an unknown type."""
+    """A column of a view. ``type_name``: as in ``pg_type``; empty for an unknown type.
+
+    Two more types are for FOCUS: ``utc_time``, a timestamptz of whole seconds, written with ``Z``,
+    and ``exact_decimal``, a numeric with 18 places at most.
+    """
 
     name: str
     type_name: str
@@ -51,6 +59,11 @@ def _cell(column: Column, copy_format: CopyFormat) -> Composable:
     if copy_format is CopyFormat.CSV and column.type_name == "timestamptz":
         # As in JSON. The time zone of the transaction is UTC.
         return SQL("replace({}::text, ' ', 'T') || ':00' AS {}").format(cell, alias)
+    if column.type_name == "utc_time" and copy_format is not CopyFormat.RAW_CSV:
+        return SQL("""to_char({}, 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS {}""").format(cell, alias)
+    if column.type_name == "exact_decimal":
+        # At least one place: readers of CSV take a column of whole numbers for integers.
+        return SQL("round({0}, greatest(min_scale({0}), 1)) AS {1}").format(cell, alias)
     if copy_format is CopyFormat.CSV and column.type_name == "bool":
         return SQL("{}::text AS {}").format(cell, alias)
     return SQL("{} AS {}").format(cell, alias)

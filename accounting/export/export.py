@@ -29,6 +29,8 @@ from accounting.export.atomic_file import (
 )
 from accounting.export.copy_format import Column, CopyFormat
 from accounting.export.export_query import ExportQuery
+from accounting.export.focus_schema import focus_metadata
+from accounting.export.focus_terms import FocusTerms
 from accounting.export.manifest import file_name, manifest_path, manifest_text
 from accounting.export.selection import ExportFormat, ExportKind, Selection
 from accounting.progress import Progress, no_progress
@@ -84,9 +86,21 @@ def export_to_directory(
                 and selection.kind in {ExportKind.USAGE, ExportKind.SESSIONS}
                 else None
             )
+            focus = (
+                focus_metadata(selection.focus or FocusTerms(), query.columns)
+                if selection.kind is ExportKind.FOCUS
+                else None
+            )
             cutoffs = query.cutoffs() if selection.kind is ExportKind.STATEMENTS else None
             manifest = manifest_text(
-                path, selection, format_, totals, writer, late_usage=late_usage, cutoffs=cutoffs
+                path,
+                selection,
+                format_,
+                totals,
+                writer,
+                late_usage=late_usage,
+                cutoffs=cutoffs,
+                focus=focus,
             )
             _replace_files(path, draft, manifest)
     return ExportedFile(path=path, manifest_path=manifest_path(path), rows=totals.rows)
@@ -141,7 +155,7 @@ def _require_complete(query: ExportQuery, selection: Selection) -> None:
     """Raise NotYet where rows of the selection may still be added or change."""
     if selection.realm is not None and selection.realm not in (known := query.known_realms()):
         raise unknown_name("realm", selection.realm, known)
-    if selection.period is not None or selection.kind is ExportKind.STATEMENTS:
+    if selection.period is not None or selection.is_of_periods:
         periods = query.periods()
         if selection.period is not None and not periods:
             raise unknown_period(selection.realm, selection.period, query.known_periods())

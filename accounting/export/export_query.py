@@ -9,12 +9,16 @@ import psycopg
 from psycopg.errors import UndefinedFunction, UndefinedTable
 from psycopg.sql import SQL, Composable, Identifier
 
+from accounting.db.queries import Queries
 from accounting.domain.counters import COUNTERS
 from accounting.domain.periods import LATE_USAGE_AUTHOR
 from accounting.errors import AccountingError
 from accounting.export.copy_format import Column, CopyFormat, cell_list, copy_statement
+from accounting.export.focus_schema import focus_columns
+from accounting.export.focus_terms import FocusTerms
 from accounting.export.selection import ExportKind, Selection
 
+_QUERIES: Final = Queries("accounting.export")
 CHUNK_BYTES: Final = 1 << 18
 """COPY sends a message for each row; chunks of this size are yielded."""
 
@@ -74,6 +78,8 @@ class ExportQuery:
             if (selection.kind, column.name) not in _COLUMNS_IN_MANIFEST
             for type_info in [psycopg.adapters.types.get(column.type_code)]
         ]
+        if selection.kind is ExportKind.FOCUS:
+            self.columns = focus_columns(self.columns)
 
     def known_realms(self) -> set[str]:
         """The names of all realms."""
@@ -114,7 +120,12 @@ class ExportQuery:
 
     def totals(self) -> RowTotals:
         """Totals of the selected rows."""
-        names = [column.name for column in self.columns if column.type_name in {"int8", "numeric"}]
+        names = [
+            column.name
+            for column in self.columns
+            if column.type_name in {"int8", "numeric", "exact_decimal"}
+            and not column.name.endswith("UnitPrice")
+        ]
         return self._sum(names, self._from(), self._where())
 
     def late_usage(self) -> RowTotals:
@@ -172,6 +183,11 @@ class ExportQuery:
         """The view as ``v``, joined with its periods as ``p`` where a condition needs them."""
         selection = self._selection
         match selection.kind:
+            case ExportKind.FOCUS:
+                rows = psycopg.ClientCursor(self._connection).mogrify(
+                    _QUERIES.driver("focus_rows"), (selection.focus or FocusTerms()).parameters()
+                )
+                return SQL("({}) v").format(SQL(rows))
             case ExportKind.USAGE:
                 length = {"hour": "hourly", "day": "daily", "month": "monthly"}
                 view = f"{selection.subject}_usage_{length[selection.granularity]}"
@@ -190,7 +206,8 @@ class ExportQuery:
 
     def _where(self) -> Composable:
         selection, time = self._selection, self._time()
-        conditions = _equal(Identifier("v", "realm"), selection.realm)
+        is_focus = selection.kind is ExportKind.FOCUS
+        conditions = _equal(Identifier("v", "x_Realm" if is_focus else "realm"), selection.realm)
         if selection.kind is ExportKind.SESSIONS:
             conditions.append(SQL("v.ended_at IS NOT NULL"))
         if selection.period is not None:
@@ -202,6 +219,8 @@ class ExportQuery:
                     conditions += _equal(Identifier("v", "period"), selection.period)
                 case ExportKind.ADJUSTMENTS:
                     conditions += _equal(Identifier("v", "posted_in"), selection.period)
+                case ExportKind.FOCUS:
+                    conditions += _equal(Identifier("v", "x_Period"), selection.period)
         if selection.since is not None:
             conditions.append(SQL("{} >= {}").format(time, selection.since))
         if selection.until is not None:
@@ -219,6 +238,8 @@ class ExportQuery:
                 return Identifier("p", "starts_at")
             case ExportKind.ADJUSTMENTS:
                 return Identifier("v", "posted_at")
+            case ExportKind.FOCUS:
+                return Identifier("v", "BillingPeriodStart")
 
     def _order(self) -> Composable:
         """A total order that doesn't depend on the server's collation."""
@@ -233,6 +254,12 @@ class ExportQuery:
                 return SQL('v.realm COLLATE "C", v.user_id COLLATE "C", v.period, v.user_key')
             case ExportKind.ADJUSTMENTS:
                 return SQL("v.posted_at, v.adjustment_id")
+            case ExportKind.FOCUS:
+                return SQL(
+                    'v."x_Realm" COLLATE "C", v."BillingAccountName" COLLATE "C",'
+                    ' v."BillingPeriodStart", v."BillingAccountId" COLLATE "C",'
+                    ' v."x_AdjustmentId" COLLATE "C" NULLS FIRST'
+                )
 
 
 def _equal(column: Identifier, value: object) -> list[Composable]:

@@ -75,11 +75,12 @@ def manifest_text(
     *,
     late_usage: RowTotals | None,
     cutoffs: Sequence[StatementCutoffText] | None,
+    focus: dict[str, Any] | None,
 ) -> str:
     """The manifest of a file that was just written.
 
     ``late_usage``: for the books of a closed period, how they differ from its statement.
-    ``cutoffs``: for statements, what each was computed from.
+    ``cutoffs``: for statements, what each was computed from. ``focus``: the metadata of FOCUS.
     """
     manifest: dict[str, Any] = {
         "file": path.name,
@@ -108,6 +109,8 @@ def manifest_text(
             }
             for statement in cutoffs
         ]
+    if focus is not None:
+        manifest["focus"] = focus
     manifest |= {"bytes": written.size, "sha256": written.hexdigest()}
     return json.dumps(manifest, indent=2, ensure_ascii=True) + "\n"
 

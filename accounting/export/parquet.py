@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Final
 
 from accounting.errors import ConfigurationError
-from accounting.export.copy_format import Column
+from accounting.export.copy_format import DECIMAL_PLACES, DECIMAL_PRECISION, Column
 
 ROW_GROUP_SIZE: Final = 1 << 16
 _BLOCK_BYTES: Final = 1 << 20
@@ -84,9 +84,11 @@ def _arrow_type(column: Column) -> object:
             return pa.int32()
         case "numeric":
             return pa.decimal128(38, _DECIMAL_PLACES)
+        case "exact_decimal":
+            return pa.decimal128(DECIMAL_PRECISION, DECIMAL_PLACES)
         case "date":
             return pa.date32()
-        case "timestamptz":
+        case "timestamptz" | "utc_time":
             return pa.timestamp("us", tz="UTC")
         case _:
             return pa.string()

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
 
+from accounting.export.focus_terms import FocusTerms
+
 
 class ExportKind(StrEnum):
     """The kind of rows."""
@@ -12,6 +14,7 @@ class ExportKind(StrEnum):
     SESSIONS = "sessions"
     STATEMENTS = "statements"
     ADJUSTMENTS = "adjustments"
+    FOCUS = "focus"
 
 
 class ExportFormat(StrEnum):
@@ -27,8 +30,10 @@ class Selection:
     """Rows of one realm or all, of a period or a half-open span of time.
 
     A session belongs where it ended, usage where its bucket starts, an adjustment where it was
-    posted (so the adjustments of a closed period are final), a statement to its period.
-    ``subject`` ("user" or "realm") and ``granularity`` ("hour", "day" or "month") are for usage.
+    posted (so the adjustments of a closed period are final), a statement to its period, a charge of
+    FOCUS to the period that it is billed with.
+    ``subject`` ("user" or "realm") and ``granularity`` ("hour", "day" or "month") are for usage,
+    ``focus`` is for FOCUS; None stands for its defaults.
     """
 
     kind: ExportKind
@@ -38,6 +43,12 @@ class Selection:
     until: datetime | None = None
     subject: str = "user"
     granularity: str = "day"
+    focus: FocusTerms | None = None
+
+    @property
+    def is_of_periods(self) -> bool:
+        """Whether its rows belong to whole periods, whatever the span."""
+        return self.kind in {ExportKind.STATEMENTS, ExportKind.FOCUS}
 
     @property
     def has_end(self) -> bool:
