@@ -4,10 +4,11 @@ import json
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, Final, assert_never
 
 import typer
 
@@ -21,10 +22,18 @@ from accounting.errors import UsageError
 from accounting.plurals import counted
 
 if TYPE_CHECKING:
-    from accounting.feed.client import Feed
+    from accounting.feed.client import Feed, FeedEvent
 
 _CUT: Final = "..."
 """Ends what is too long for its line, such as a reason."""
+
+
+class FeedFormat(StrEnum):
+    """The forms in which an event is printed."""
+
+    TEXT = "text"
+    JSON = "json"
+    CLOUDEVENTS = "cloudevents"
 
 
 def register(app: typer.Typer) -> None:
@@ -52,6 +61,14 @@ def print_feed(
         int | None,
         typer.Option("--limit", metavar="N", min=1, max=MAX_INTEGER, help="At most N events."),
     ] = None,
+    format_: Annotated[
+        FeedFormat,
+        typer.Option(
+            "--format",
+            metavar="text|json|cloudevents",
+            help="Lines for people, or one JSON object per line: of our own, or a CloudEvent.",
+        ),
+    ] = FeedFormat.TEXT,
     as_json: JsonOption = False,
 ) -> None:
     """Print the billing worker's events.
@@ -61,6 +78,8 @@ def print_feed(
     from accounting.feed.client import Feed, NumberBeyondEnd
     from accounting.ops import servers
 
+    if as_json and format_ is FeedFormat.CLOUDEVENTS:
+        raise UsageError("--json is another form than --format cloudevents, which is JSON as well")
     if consumer is not None and after:
         raise UsageError("--after goes without --consumer, which has a cursor of its own")
     if consumer is not None and not consumer:
@@ -81,8 +100,9 @@ def print_feed(
             else feed.consume(consumer, follow=follow)
         )
         try:
+            write_event = _writer(feed, FeedFormat.JSON if as_json else format_)
             for number, event in enumerate(events, start=1):
-                _write_event(event._asdict(), as_json=as_json)
+                write_event(event)
                 flush_output()  # an event counts as handled when the next one is requested
                 if number == limit:
                     feed.stop()  # the next request counts the event as handled, and gets no other
@@ -96,13 +116,25 @@ def print_feed(
             ) from None
 
 
-def _write_event(event: Mapping[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        write_json([event])
-        return
+def _writer(feed: "Feed", format_: FeedFormat) -> Callable[["FeedEvent"], None]:
+    match format_:
+        case FeedFormat.TEXT:
+            return _write_line
+        case FeedFormat.JSON:
+            return lambda event: write_json([event._asdict()])
+        case FeedFormat.CLOUDEVENTS:
+            from accounting.webhooks.formats.cloudevents import cloud_event
+
+            source = feed.source()
+            return lambda event: write_json([cloud_event(event, source)])
+        case _:
+            assert_never(format_)
+
+
+def _write_line(event: "FeedEvent") -> None:
     is_short = sys.stdout.isatty()
     columns = shutil.get_terminal_size().columns if is_short else UNLIMITED
-    write(f"{_line(event, columns, is_short=is_short)}\n")
+    write(f"{_line(event._asdict(), columns, is_short=is_short)}\n")
 
 
 def _line(event: Mapping[str, Any], columns: int, *, is_short: bool) -> str:

@@ -190,6 +190,10 @@ class Feed:
             raise FeedRestored(seq)
         return history
 
+    def source(self) -> str:
+        """The URI of the installation; with its ``event_id``, an event is unique anywhere."""
+        return self._with_connection(FeedReader.source)
+
     def _read_events(
         self, after: int, history: UUID | None, *, follow: bool
     ) -> Iterator[FeedEvent | None]:

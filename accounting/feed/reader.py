@@ -33,6 +33,7 @@ FROM reporting.feed WHERE seq > %s ORDER BY seq LIMIT %s
 """
 _LAST: Final = "SELECT seq FROM reporting.feed ORDER BY seq DESC LIMIT 1"
 _CURSOR: Final = "SELECT reporting.feed_cursor(%s)"
+_SOURCE: Final = "SELECT reporting.feed_source()"
 _HISTORY: Final = "SELECT reporting.feed_history(%s)"
 _ADVANCE: Final = """
 SELECT CASE WHEN reporting.feed_history(%s) = %s THEN reporting.feed_advance(%s, %s, %s, %s) END
@@ -158,6 +159,13 @@ class FeedReader:
         with self._transaction():
             row = self._connection.execute(_LAST).fetchone()
         return int(row[0]) if row else 0
+
+    def source(self) -> str:
+        """The URI of the installation, which is the source of its events."""
+        with self._transaction():
+            row = self._connection.execute(_SOURCE).fetchone()
+        assert row is not None
+        return str(row[0])
 
     def history(self, seq: int) -> UUID | None:
         """What identifies the events up to a number; None beyond the feed's end."""

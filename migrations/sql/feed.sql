@@ -142,6 +142,22 @@ REVOKE ALL ON FUNCTION reporting.feed_history(bigint) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION reporting.feed_history(bigint)
     TO turn_accounting_reader, turn_accounting_writer;
 
+-- Names the installation: a hash of its key, which can't be computed back. Half of the hash, in a
+-- context of its own, so that it is no prefix of a user's key either.
+CREATE FUNCTION reporting.feed_source() RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+RETURN (
+    SELECT 'urn:uuid:' || encode(substring(
+        sha256(convert_to('turn-accounting feed', 'UTF8') || i.identity_key) FOR 16
+    ), 'hex')::uuid
+    FROM accounting.installation i
+);
+COMMENT ON FUNCTION reporting.feed_source() IS
+    'URI of this installation, the source of its events; with an event''s id it is unique anywhere';
+REVOKE ALL ON FUNCTION reporting.feed_source() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.feed_source()
+    TO turn_accounting_reader, turn_accounting_writer;
+
 -- The position of a consumer; inserts it at 0 if it is new. Nothing deletes consumers, so that a
 -- login may have only so many.
 -- lock_timeout: another login may have inserted the same name in a transaction that does not end.
