@@ -10,7 +10,7 @@ from accounting.errors import LockHeld, UsageError
 from accounting.plurals import counted
 
 JOB_NAMES: Final = (
-    "settle", "rollup", "partitions", "gaps", "feed", "adjust", "close", "retain",
+    "settle", "rollup", "partitions", "gaps", "feed", "adjust", "close", "webhooks", "retain",
 )  # fmt: skip
 """Those of the registry, which is imported when one runs."""
 

@@ -113,6 +113,44 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
         "turn-accounting feed --after 3",
         "turn-accounting feed --consumer invoicer --json",
     ),
+    "webhook add": (
+        (
+            "turn-accounting webhook add https://billing.example.org/turn"
+            " --types period.closed,adjustment.posted"
+        ),
+        (
+            "turn-accounting webhook add https://billing.example.org/sessions --realm example.org"
+            " --types session.ended --batch 100 --from-start"
+        ),
+    ),
+    "webhook list": (
+        "turn-accounting webhook list",
+        "turn-accounting webhook list --json",
+    ),
+    "webhook test": (
+        "turn-accounting webhook test 1",
+        "turn-accounting webhook test 2",
+    ),
+    "webhook deliveries": (
+        "turn-accounting webhook deliveries 1 --failed",
+        "turn-accounting webhook deliveries --refused --csv",
+    ),
+    "webhook replay": (
+        "turn-accounting webhook replay 1 --since 2026-11-20",
+        "turn-accounting webhook replay 2 --after 3",
+    ),
+    "webhook rotate": (
+        "turn-accounting webhook rotate 1",
+        "turn-accounting webhook rotate 2 --overlap 7d",
+    ),
+    "webhook enable": (
+        "turn-accounting webhook enable 1",
+        "turn-accounting webhook enable 2",
+    ),
+    "webhook remove": (
+        "turn-accounting webhook remove 1",
+        "turn-accounting webhook remove 2",
+    ),
     "gaps": (
         "turn-accounting gaps --since 7d",
         "turn-accounting gaps --source default --since 2026-11 --top 3",

@@ -71,6 +71,9 @@ COMMAND_GROUPS: Final[Mapping[str, Mapping[str, CommandEntry]]] = {  # as the he
         "adjust": CommandEntry("periods", "Correct a closed period by hand."),
         "limit": CommandEntry("limits", "Set, list and remove limits of usage."),
         "feed": CommandEntry("feed", "Print the billing worker's events."),
+        "webhook": CommandEntry(
+            "webhook", "Deliver the feed to other servers, signed and in order."
+        ),
     },
     "Audit": {
         "gaps": CommandEntry("gaps", "List when messages may have been lost, and why."),

@@ -211,6 +211,11 @@ class Settings(BaseModel):
         default="",
         description="Path below which a proxy shows the page, such as `/turn`.",
     )
+    webhook_private_addresses: bool = Field(
+        default=False,
+        description="Whether every webhook may be at a private, link-local or loopback address; "
+        "else only those that were added with `--allow-private`.",
+    )
     config: Path | None = Field(
         default=None,
         description="Path of a TOML file with the same settings under their names in lower case.",

@@ -1,5 +1,6 @@
 """The jobs by name, for the scheduler and ``turn-accounting job run NAME``."""
 
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -15,6 +16,8 @@ from accounting.ingest.partitions import make_partitions
 from accounting.sessions.describe_gaps import describe_gaps
 from accounting.sessions.settle import settle
 from accounting.usage.rollup import rollup
+from accounting.webhooks.attempts import prune_attempts
+from accounting.webhooks.delivery import DeliverySettings, deliver
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +30,8 @@ class Job:
     while there are none, and at once when some come. ``after``: the jobs without whose first run
     this one would find nothing to do. ``thread``: jobs of the same thread run in turn; those that
     follow reports must not wait for long ones, and nobody for other people's servers.
+    ``run_until``: as ``run``, of a job that may have work for as long as there is any; it ends soon
+    after the event is set.
     """
 
     name: str
@@ -38,6 +43,7 @@ class Job:
     follows_reports: bool = False
     thread: Literal["reports", "default", "webhooks"] = "default"
     after: Collection[str] = ()
+    run_until: Callable[[Engine, threading.Event], int] | None = None
 
 
 JOBS: Final[Mapping[str, Job]] = {
@@ -101,25 +107,48 @@ JOBS: Final[Mapping[str, Job]] = {
             after=("settle", "rollup"),
         ),
         Job(
+            name="webhooks",
+            description="Deliver the events of the feed to the endpoints of webhooks",
+            unit="events",
+            every_seconds=2.0,
+            run=deliver,
+            run_until=deliver,
+            follows_reports=True,
+            thread="webhooks",
+        ),
+        Job(
             name="retain",
             description="Delete details that are older than the settings keep them: of what was "
             "never billed, and verified reports, whole days at a time",
             unit="records",
             every_seconds=3600.0,
-            run=lambda engine: prune(engine, PruneLimits()) + retain(engine, None),
+            run=lambda engine: _retain(engine, PruneLimits(), None),
             preview=lambda engine: preview(engine, None),
         ),
     )
 }
 
 
+def _retain(engine: Engine, limits: PruneLimits, report_retention_days: int | None) -> int:
+    pruned = prune(engine, limits) + prune_attempts(engine)
+    return pruned + retain(engine, report_retention_days)
+
+
 def with_settings(
-    *, report_retention_days: int | None, prune_limits: PruneLimits
+    *,
+    report_retention_days: int | None,
+    prune_limits: PruneLimits,
+    delivery: DeliverySettings,
 ) -> Mapping[str, Job]:
     """The jobs with the settings applied. ``report_retention_days`` None: keep reports for ever."""
     retain_job = replace(
         JOBS["retain"],
-        run=lambda engine: prune(engine, prune_limits) + retain(engine, report_retention_days),
+        run=lambda engine: _retain(engine, prune_limits, report_retention_days),
         preview=lambda engine: preview(engine, report_retention_days),
     )
-    return {**JOBS, "retain": retain_job}
+    webhooks_job = replace(
+        JOBS["webhooks"],
+        run=lambda engine: deliver(engine, settings=delivery),
+        run_until=lambda engine, stop: deliver(engine, stop, delivery),
+    )
+    return {**JOBS, "retain": retain_job, "webhooks": webhooks_job}

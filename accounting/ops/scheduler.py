@@ -44,14 +44,18 @@ SHUTDOWN_JOBS: Final = ("settle", "rollup")
 """Run once more when the scheduler stops, so that the books have everything loaded."""
 
 
-def run_job(job: Job, engine: Engine) -> int:
+def run_job(job: Job, engine: Engine, stop: threading.Event | None = None) -> int:
     """Run a job once, log its result, and record it in the database.
 
-    Raises what the job raises; LockHeld means that another session does its work, or hangs.
+    ``stop``: ends a job early that may have work for as long as there is any. Raises what the job
+    raises; LockHeld means that another session does its work, or hangs.
     """
     started = time.monotonic()
     try:
-        count = job.run(engine)
+        if stop is None or job.run_until is None:
+            count = job.run(engine)
+        else:
+            count = job.run_until(engine, stop)
     except LockHeld as held:
         _record_blocked(job, engine, str(held))
         raise
@@ -213,6 +217,7 @@ class _Schedule:
         self._lock = threading.Lock()
         self._succeeded: set[str] = set()
         self._is_ending = False
+        self._stop = threading.Event()
         self._scheduler = BackgroundScheduler(
             executors={
                 thread: ThreadPoolExecutor(1) for thread in ("default", "reports", "webhooks")
@@ -243,6 +248,7 @@ class _Schedule:
             # APScheduler holds the lock of its plan while it waits for the jobs that run.
             with self._lock:
                 self._is_ending = True
+            self._stop.set()
             self._scheduler.shutdown(wait=True)
 
     def start_overdue(self) -> None:
@@ -258,7 +264,7 @@ class _Schedule:
         trigger.begin()
         count = None
         try:
-            count = run_job(self._jobs[name], self._engine)
+            count = run_job(self._jobs[name], self._engine, self._stop)
         except LockHeld:  # logged when it was recorded
             self._bring_forward(name, trigger.retry)
         except Exception as error:  # noqa: BLE001  # any is logged, and the job tried again

@@ -41,6 +41,7 @@ from accounting.ops.processes import ChildProcess, supervise
 from accounting.ops.registry import Job, with_settings
 from accounting.ops.servers import READER_ROLE, WRITER_ROLE
 from accounting.ops.web_process import web_process
+from accounting.webhooks.delivery import DeliverySettings
 
 log = structlog.get_logger()
 
@@ -268,6 +269,7 @@ def configured_jobs(settings: Settings) -> Mapping[str, Job]:
             unattributed_sessions=settings.unattributed_sessions,
             rejected_days=settings.rejected_retention_days,
         ),
+        delivery=DeliverySettings(private_addresses=settings.webhook_private_addresses),
     )
 
 

@@ -26,6 +26,7 @@ _FILES = (
     "limits.sql",
     "billing.sql",
     "feed.sql",
+    "webhooks.sql",
     "audit.sql",
     "ops.sql",
     "access.sql",

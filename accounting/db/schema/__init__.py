@@ -79,6 +79,11 @@ from accounting.db.schema.usage import (
     user_usage,
     whole_user_usage,
 )
+from accounting.db.schema.webhooks import (
+    webhook_attempts,
+    webhook_refusals,
+    webhooks,
+)
 
 __all__ = [
     "adjustments",
@@ -135,5 +140,8 @@ __all__ = [
     "user_usage",
     "usernames",
     "users",
+    "webhook_attempts",
+    "webhook_refusals",
+    "webhooks",
     "whole_user_usage",
 ]

@@ -1,0 +1,253 @@
+"""SQL of the delivery: the positions of the endpoints, and the leases under which they move."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection, Engine
+
+from accounting.db.engine import lost_connections
+from accounting.db.queries import Queries
+from accounting.feed.outbox import enqueue_event
+from accounting.feed.reader import FeedEvent
+from accounting.webhooks.endpoint import Endpoint
+from accounting.webhooks.endpoints import endpoint_of
+from accounting.webhooks.message import Refusal
+
+LEASE_SECONDS: Final = 60.0
+"""Longer than a request takes; after a kill another process goes on when it is over."""
+SCANNED_EVENTS: Final = 10_000
+"""So many events are looked through at once for those that an endpoint asks for."""
+READ_EVENTS: Final = 500
+"""So many are read at once."""
+
+_QUERIES: Final = Queries("accounting.webhooks")
+
+
+class LeaseLost(Exception):
+    """Another process may deliver to this endpoint, or it was removed, or set back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leased:
+    """An endpoint under a lease, with its position at that time. ``now``: of the database."""
+
+    endpoint: Endpoint
+    lease: UUID
+    version: int
+    realm_id: int | None
+    seq: int
+    seqs_ahead: Sequence[int]
+    failures: int
+    in_doubt_since: datetime | None
+    is_restored: bool
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Events that an endpoint asks for: all of those up to ``last_seq``."""
+
+    events: Sequence[FeedEvent]
+    last_seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """A request and what became of it. ``failure`` None: all of its events were taken."""
+
+    attempted_at: datetime
+    events: Sequence[FeedEvent]
+    taken: int
+    status: int | None
+    failure: str | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """A step of a position. ``counts_failure``: it failed, and the first time in this round.
+
+    ``delivered``: how many events were taken. ``retry_seconds``: the pause after a failure.
+    """
+
+    seq: int
+    seqs_ahead: Collection[int]
+    attempt: Attempt | None = None
+    refusals: Sequence[Refusal] = ()
+    delivered: int = 0
+    counts_failure: bool = False
+    retry_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """The row after a step."""
+
+    version: int
+    failures: int
+    failing_since: datetime | None
+    now: datetime
+
+
+def take_due(engine: Engine, limit: int) -> list[Leased]:
+    """Take a lease on at most so many endpoints that have something to do."""
+    lease = uuid4()
+    with lost_connections(), engine.begin() as connection:
+        rows = connection.execute(
+            _QUERIES.text("take_due"),
+            {"limit": limit, "lease": lease, "lease_seconds": LEASE_SECONDS},
+        ).mappings()
+        return [
+            Leased(
+                endpoint=endpoint_of(dict(row)),
+                lease=lease,
+                **{
+                    name: row[name]
+                    for name in Leased.__dataclass_fields__
+                    if name not in ("endpoint", "lease")
+                },
+            )
+            for row in rows
+        ]
+
+
+def release(engine: Engine, leased: Leased) -> None:
+    """End a lease, unless it is another's by now."""
+    with lost_connections(), engine.begin() as connection:
+        connection.execute(_QUERIES.text("release"), _key(leased))
+
+
+def read_page(
+    engine: Engine, leased: Leased, after: int, seqs_ahead: Collection[int]
+) -> Page | None:
+    """The next events after a number; None at the feed's end."""
+    with lost_connections(), engine.connect() as connection:
+        rows = connection.execute(
+            _QUERIES.text("read_events"),
+            {
+                "after": after,
+                "scanned": SCANNED_EVENTS,
+                "limit": READ_EVENTS,
+                "types": None if leased.endpoint.types is None else list(leased.endpoint.types),
+                "realm_id": leased.realm_id,
+                "seqs_ahead": sorted(seqs_ahead),
+            },
+        ).all()
+    events = [FeedEvent._make(row[:6]) for row in rows if row.seq is not None]
+    last_seq = events[-1].seq if len(events) == READ_EVENTS else int(rows[0].last_seq)
+    return Page(events=events, last_seq=last_seq) if last_seq > after else None
+
+
+def write_move(engine: Engine, leased: Leased, move: Move) -> Moved:
+    """Write a step and what led to it, and prolong the lease. Raises LeaseLost."""
+    attempt = move.attempt
+    failure = None if attempt is None else attempt.failure
+    with lost_connections(), engine.begin() as connection:
+        row = connection.execute(
+            _QUERIES.text("move"),
+            {
+                **_key(leased),
+                "seq": move.seq,
+                "seqs_ahead": sorted(move.seqs_ahead),
+                "lease_seconds": LEASE_SECONDS,
+                "failure": failure,
+                "counts_failure": move.counts_failure,
+                "retry_seconds": move.retry_seconds,
+                "delivered": move.delivered,
+            },
+        ).one_or_none()
+        if row is None:
+            raise LeaseLost
+        if attempt is not None:
+            _insert_attempt(connection, leased, attempt, move.seq, row.history)
+        if move.refusals:
+            _insert_refusals(connection, leased, move.refusals, row.now)
+    return Moved(
+        version=row.version,
+        failures=row.failures,
+        failing_since=row.failing_since,
+        now=row.now,
+    )
+
+
+def begin_doubt(engine: Engine, leased: Leased) -> None:
+    """Record that a request is sent now, of which no answer may be known. Raises LeaseLost."""
+    with lost_connections(), engine.begin() as connection:
+        values = {**_key(leased), "lease_seconds": LEASE_SECONDS}
+        if not connection.execute(_QUERIES.text("begin_doubt"), values).rowcount:
+            raise LeaseLost
+
+
+def disable(engine: Engine, leased: Leased, reason: str) -> None:
+    """Disable an endpoint and say so in the feed, in one transaction. Raises LeaseLost."""
+    number = leased.endpoint.number
+    with lost_connections(), engine.begin() as connection:
+        row = connection.execute(
+            _QUERIES.text("disable"), {**_key(leased), "reason": reason}
+        ).one_or_none()
+        if row is None:
+            raise LeaseLost
+        disabled_at = row.disabled_at.isoformat()
+        payload = {
+            "webhook": number,
+            "format": row.format,
+            "reason": reason,
+            "seq": row.seq,
+            "failing_since": row.failing_since and row.failing_since.isoformat(),
+            "disabled_at": disabled_at,
+        }
+        enqueue_event(connection, "webhook.disabled", None, payload, f"{number}\n{disabled_at}")
+
+
+def last_common_position(engine: Engine, leased: Leased) -> int:
+    """After a restore: the last position whose events the feed still has."""
+    with lost_connections(), engine.connect() as connection:
+        values = {"number": leased.endpoint.number}
+        return int(connection.execute(_QUERIES.text("last_common_position"), values).scalar_one())
+
+
+def _key(leased: Leased) -> Mapping[str, Any]:
+    return {"number": leased.endpoint.number, "lease": leased.lease}
+
+
+def _insert_attempt(
+    connection: Connection, leased: Leased, attempt: Attempt, seq: int, history: UUID | None
+) -> None:
+    connection.execute(
+        _QUERIES.text("insert_attempt"),
+        {
+            "number": leased.endpoint.number,
+            "attempted_at": attempt.attempted_at,
+            "first_seq": attempt.events[0].seq,
+            "last_seq": attempt.events[-1].seq,
+            "events": len(attempt.events),
+            "taken": attempt.taken,
+            "status": attempt.status,
+            "failure": attempt.failure,
+            "seconds": attempt.seconds,
+            "seq": seq,
+            "history": history,
+        },
+    )
+
+
+def _insert_refusals(
+    connection: Connection, leased: Leased, refusals: Sequence[Refusal], now: datetime
+) -> None:
+    connection.execute(
+        _QUERIES.text("insert_refusal"),
+        [
+            {
+                "number": leased.endpoint.number,
+                "event_id": refusal.event.event_id,
+                "seq": refusal.event.seq,
+                "type": refusal.event.type,
+                "reason": refusal.reason,
+                "refused_at": now,
+            }
+            for refusal in refusals
+        ],
+    )

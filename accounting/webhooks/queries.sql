@@ -1,0 +1,243 @@
+-- name: take_due
+-- Takes a lease on the endpoints that have something to do, those first that had none for longest:
+-- events after their position, or a feed that is not the one of which they have that position.
+WITH due AS (
+    SELECT w.number FROM accounting.webhooks w
+    WHERE w.disabled_at IS NULL
+        AND coalesce(w.next_attempt_at <= accounting.database_now(), true)
+        AND coalesce(w.leased_until <= accounting.database_now(), true)
+        AND (
+            w.seq < (SELECT coalesce(max(f.seq), 0) FROM accounting.feed f)
+            OR w.history IS DISTINCT FROM reporting.feed_history(w.seq)
+        )
+    ORDER BY w.leased_until NULLS FIRST LIMIT :limit FOR UPDATE SKIP LOCKED
+)
+UPDATE accounting.webhooks w
+SET lease = :lease, leased_until = accounting.database_now() + make_interval(secs => :lease_seconds)
+FROM due WHERE w.number = due.number
+RETURNING w.number, w.url, w.format, w.types,
+    (SELECT r.realm FROM accounting.realms r WHERE r.realm_id = w.realm_id) AS realm, w.realm_id,
+    w.options, w.allows_private, w.batch_size, w.parallel, w.secret, w.previous_secret,
+    w.previous_until, w.api_key, w.version, w.seq, w.seqs_ahead, w.failures, w.failing_since,
+    w.in_doubt_since, w.history IS DISTINCT FROM reporting.feed_history(w.seq) AS is_restored,
+    accounting.database_now() AS now;
+
+-- name: read_events
+-- The events after a number that an endpoint asks for, of the next so many of the feed; and up to
+-- which number that was.
+WITH page AS (
+    SELECT least(
+        :after + :scanned, (SELECT coalesce(max(f.seq), 0) FROM accounting.feed f)
+    ) AS last_seq
+)
+SELECT e.seq, e.event_id, e.type, e.realm, e.payload, e.created_at, page.last_seq
+FROM page LEFT JOIN LATERAL (
+    SELECT f.seq, f.event_id, f.type, f.realm, f.payload, f.created_at
+    FROM reporting.feed f
+    WHERE f.seq > :after AND f.seq <= page.last_seq
+        AND (CAST(:types AS text[]) IS NULL OR f.type = ANY(CAST(:types AS text[])))
+        AND (CAST(:realm_id AS integer) IS NULL OR EXISTS (
+            SELECT FROM accounting.feed o WHERE o.seq = f.seq AND o.realm_id = :realm_id
+        ))
+        AND f.seq <> ALL(CAST(:seqs_ahead AS bigint[]))
+    ORDER BY f.seq LIMIT :limit
+) e ON true
+ORDER BY e.seq;
+
+-- name: move
+-- Writes an endpoint's position and what a request changed, and prolongs the lease; no row when the
+-- lease is not this process' any more, and then nothing else may be written.
+UPDATE accounting.webhooks w
+SET seq = :seq, seqs_ahead = CAST(:seqs_ahead AS bigint[]), history = reporting.feed_history(:seq),
+    leased_until = accounting.database_now() + make_interval(secs => :lease_seconds),
+    failures = CASE
+        WHEN :seq > w.seq THEN 0 ELSE w.failures
+    END + CASE WHEN CAST(:counts_failure AS boolean) THEN 1 ELSE 0 END,
+    failing_since = CASE
+        WHEN CAST(:failure AS text) IS NOT NULL THEN
+            CASE WHEN :seq > w.seq THEN accounting.database_now()
+            ELSE coalesce(w.failing_since, accounting.database_now()) END
+        WHEN :seq = w.seq THEN w.failing_since
+    END,
+    next_attempt_at = CASE
+        WHEN CAST(:failure AS text) IS NOT NULL
+            THEN accounting.database_now() + make_interval(secs => :retry_seconds)
+        WHEN :seq = w.seq THEN w.next_attempt_at
+    END,
+    in_doubt_since = CASE WHEN :seq = w.seq THEN w.in_doubt_since END,
+    last_failure = coalesce(CAST(:failure AS text), w.last_failure),
+    delivered_events = w.delivered_events + :delivered,
+    delivered_at = CASE WHEN :delivered > 0 THEN accounting.database_now() ELSE w.delivered_at END
+WHERE w.number = :number AND w.lease = :lease
+RETURNING w.version, w.failures, w.failing_since, w.history, accounting.database_now() AS now;
+
+-- name: begin_doubt
+-- Records that a request is sent, of which it may not be known whether it is taken.
+UPDATE accounting.webhooks
+SET in_doubt_since = coalesce(in_doubt_since, accounting.database_now()),
+    leased_until = accounting.database_now() + make_interval(secs => :lease_seconds)
+WHERE number = :number AND lease = :lease;
+
+-- name: insert_attempt
+-- Records a request and its answer.
+INSERT INTO accounting.webhook_attempts (
+    number, attempted_at, first_seq, last_seq, events, taken, status, failure, seconds, seq, history
+)
+VALUES (
+    :number, :attempted_at, :first_seq, :last_seq, :events, :taken, :status, :failure, :seconds,
+    :seq, CAST(:history AS uuid)
+);
+
+-- name: insert_refusal
+-- Records an event that an endpoint will never take.
+INSERT INTO accounting.webhook_refusals (number, event_id, seq, type, reason, refused_at)
+VALUES (:number, :event_id, :seq, :type, :reason, :refused_at)
+ON CONFLICT ON CONSTRAINT webhook_refusals_pkey DO NOTHING;
+
+-- name: release
+-- Ends a lease; when it ended is kept, for the order of endpoints.
+UPDATE accounting.webhooks SET lease = NULL, leased_until = accounting.database_now()
+WHERE number = :number AND lease = :lease;
+
+-- name: disable
+-- Disables an endpoint, while the lease is this process'.
+UPDATE accounting.webhooks
+SET disabled_at = accounting.database_now(), disabled_reason = :reason, lease = NULL,
+    leased_until = NULL, next_attempt_at = NULL, version = version + 1
+WHERE number = :number AND lease = :lease AND disabled_at IS NULL
+RETURNING disabled_at, failing_since, seq, format;
+
+-- name: last_common_position
+-- After a restore of the feed: the last position of an endpoint whose events the feed still has; its
+-- own number where none is known.
+SELECT coalesce(
+    (
+        SELECT a.seq FROM accounting.webhook_attempts a
+        WHERE a.number = :number AND a.history = reporting.feed_history(a.seq)
+        ORDER BY a.attempt_id DESC LIMIT 1
+    ),
+    (
+        SELECT least(w.seq, (SELECT coalesce(max(f.seq), 0) FROM accounting.feed f))
+        FROM accounting.webhooks w WHERE w.number = :number
+    )
+);
+
+-- name: last_seq
+-- The number of the feed's last event.
+SELECT coalesce(max(seq), 0) FROM accounting.feed;
+
+-- name: seq_before
+-- The number before the first event that was recorded at a time or later. Events are nearly in the
+-- order of their times, so that only those of the ten minutes before have to be looked at.
+SELECT coalesce(
+    (
+        SELECT min(f.seq) - 1 FROM accounting.feed f
+        WHERE f.created_at >= :at AND f.seq > coalesce((
+            SELECT max(o.seq) FROM accounting.feed o
+            WHERE o.created_at < CAST(:at AS timestamptz) - interval '10 minutes'
+        ), 0)
+    ),
+    (SELECT max(f.seq) FROM accounting.feed f),
+    0
+);
+
+-- name: insert_webhook
+-- Adds an endpoint.
+INSERT INTO accounting.webhooks (
+    url, format, types, realm_id, options, allows_private, batch_size, parallel, secret, api_key,
+    created_at, seq, history
+)
+VALUES (
+    :url, :format, CAST(:types AS text[]), CAST(:realm_id AS integer), CAST(:options AS jsonb),
+    :allows_private, :batch_size, :parallel, :secret, CAST(:api_key AS text),
+    accounting.database_now(), :seq, reporting.feed_history(:seq)
+)
+RETURNING number;
+
+-- name: list_webhooks
+-- The endpoints without their secrets, and how many events each has before it.
+SELECT w.number,
+    CASE
+        WHEN w.disabled_at IS NOT NULL THEN 'disabled'
+        WHEN w.failing_since IS NOT NULL THEN 'failing'
+        ELSE 'enabled'
+    END AS state,
+    w.url, w.format, w.types, r.realm, w.batch_size, w.parallel, w.allows_private, w.seq,
+    (SELECT coalesce(max(f.seq), 0) FROM accounting.feed f) - w.seq AS seqs_behind,
+    w.delivered_events, w.delivered_at, w.failures, w.failing_since, w.next_attempt_at,
+    w.last_failure, w.disabled_at, w.disabled_reason,
+    CASE WHEN w.previous_until > accounting.database_now() THEN w.previous_until END
+        AS previous_secret_until,
+    w.created_at
+FROM accounting.webhooks w LEFT JOIN accounting.realms r USING (realm_id)
+ORDER BY w.number;
+
+-- name: find_webhook
+-- One endpoint with its secrets, and now.
+SELECT w.number, w.url, w.format, w.types, r.realm, w.options, w.allows_private, w.batch_size,
+    w.parallel, w.secret, w.previous_secret, w.previous_until, w.api_key,
+    accounting.database_now() AS now
+FROM accounting.webhooks w LEFT JOIN accounting.realms r USING (realm_id)
+WHERE w.number = :number;
+
+-- name: delete_webhook
+-- Removes an endpoint with all that is known of it.
+WITH attempts AS (
+    DELETE FROM accounting.webhook_attempts WHERE number = :number
+),
+refusals AS (
+    DELETE FROM accounting.webhook_refusals WHERE number = :number
+)
+DELETE FROM accounting.webhooks WHERE number = :number RETURNING number;
+
+-- name: rotate_secret
+-- Gives an endpoint another secret; the one before signs as well for a while.
+UPDATE accounting.webhooks
+SET secret = :secret,
+    previous_secret = CASE WHEN :overlap_seconds > 0 THEN secret END,
+    previous_until = CASE WHEN :overlap_seconds > 0
+        THEN accounting.database_now() + make_interval(secs => :overlap_seconds) END,
+    version = version + 1
+WHERE number = :number RETURNING previous_until;
+
+-- name: enable
+-- Enables an endpoint, and tries it at once; whether it was disabled.
+UPDATE accounting.webhooks w
+SET disabled_at = NULL, disabled_reason = NULL, failures = 0, failing_since = NULL,
+    next_attempt_at = NULL, in_doubt_since = NULL, version = w.version + 1
+FROM accounting.webhooks o WHERE w.number = :number AND o.number = w.number
+RETURNING o.disabled_at IS NOT NULL;
+
+-- name: replay
+-- Sets an endpoint back to a number, and takes the lease of a delivery that is under way.
+UPDATE accounting.webhooks
+SET seq = :seq, seqs_ahead = '{}', history = reporting.feed_history(:seq), lease = NULL,
+    leased_until = NULL, disabled_at = NULL, disabled_reason = NULL, failures = 0,
+    failing_since = NULL, next_attempt_at = NULL, in_doubt_since = NULL, version = version + 1
+WHERE number = :number RETURNING number;
+
+-- name: list_attempts
+-- The newest requests first: of one endpoint or all, all of them or those that failed.
+SELECT number, attempted_at, first_seq, last_seq, events, taken, status, failure, seconds
+FROM accounting.webhook_attempts
+WHERE (CAST(:number AS integer) IS NULL OR number = :number)
+    AND (NOT CAST(:failed AS boolean) OR failure IS NOT NULL)
+ORDER BY attempted_at DESC, attempt_id DESC LIMIT CAST(:limit AS bigint);
+
+-- name: list_refusals
+-- The events that were refused, the newest first: by one endpoint or all.
+SELECT number, refused_at, seq, event_id, type, reason
+FROM accounting.webhook_refusals
+WHERE CAST(:number AS integer) IS NULL OR number = :number
+ORDER BY refused_at DESC, seq DESC LIMIT CAST(:limit AS bigint);
+
+-- name: prune_attempts
+-- Deletes the oldest requests before a time, at most so many.
+DELETE FROM accounting.webhook_attempts WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM accounting.webhook_attempts WHERE attempted_at < :before
+    ORDER BY attempted_at LIMIT :most
+));
+
+-- name: prune_refusals
+-- Deletes the refusals before a time.
+DELETE FROM accounting.webhook_refusals WHERE refused_at < :before;
