@@ -15,7 +15,8 @@ from sqlalchemy import Engine
 from accounting.feed.reader import FeedEvent
 from accounting.webhooks import positions
 from accounting.webhooks.client import EndpointClient
-from accounting.webhooks.format_choice import format_of, is_metering
+from accounting.webhooks.format_choice import format_of
+from accounting.webhooks.formats.options import FormatName
 from accounting.webhooks.message import Outcome, Refusal, Request
 from accounting.webhooks.outbound import SendFailed
 from accounting.webhooks.positions import LEASE_SECONDS, Attempt, Leased, LeaseLost, Move, Page
@@ -308,7 +309,7 @@ class EndpointDelivery:
 
     def _go_on_after_restore(self) -> bool:
         """Go on from what the feed still has; whether the endpoint is one that can."""
-        if is_metering(self._leased.endpoint.format):
+        if FormatName(self._leased.endpoint.format).is_metering:
             self._disable(
                 f"the feed up to {self._leased.seq} is not the one that was delivered: its "
                 "database was restored from a backup. Compare the usage there with the statements, "

@@ -5,24 +5,29 @@ from typing import Final
 
 from sqlalchemy import Engine
 
+from accounting.db.engine import lost_connections
+from accounting.db.queries import Queries
 from accounting.feed.reader import FeedEvent
 from accounting.webhooks.endpoint import Endpoint
-from accounting.webhooks.formats.standard import StandardFormat
+from accounting.webhooks.formats import make_format
+from accounting.webhooks.formats.options import FormatName, FormatOptions
 from accounting.webhooks.message import Format
 
-FORMAT_NAMES: Final = ("standard",)
-
-
-def is_metering(format_name: str) -> bool:
-    """Whether the receivers of a format add up usage.
-
-    Such a receiver would count twice what a database that was restored from a backup says again
-    under another id, so that delivery stops there until an operator decides.
-    """
-    return format_name != "standard"
+FORMAT_NAMES: Final[Sequence[str]] = (FormatName.STANDARD, FormatName.CLOUDEVENTS)
+"""Those that an endpoint can have."""
+_QUERIES: Final = Queries("accounting.webhooks")
 
 
 def format_of(engine: Engine, endpoint: Endpoint, events: Sequence[FeedEvent]) -> Format:
     """The format of an endpoint, for these events."""
-    del engine, events
-    return StandardFormat(url=endpoint.url, batch_size=endpoint.batch_size)
+    del events  # customers are looked up for metering formats only
+    with lost_connections(), engine.connect() as connection:
+        source: str = connection.execute(_QUERIES.text("feed_source")).scalar_one()
+    return make_format(
+        FormatName(endpoint.format),
+        url=endpoint.url,
+        options=FormatOptions.from_json(endpoint.options),
+        batch_size=endpoint.batch_size,
+        source=source,
+        recipients={},
+    )

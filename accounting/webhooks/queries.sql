@@ -122,6 +122,10 @@ SELECT coalesce(
     )
 );
 
+-- name: feed_source
+-- The URI of the installation, which is the source of its events.
+SELECT reporting.feed_source();
+
 -- name: last_seq
 -- The number of the feed's last event.
 SELECT coalesce(max(seq), 0) FROM accounting.feed;

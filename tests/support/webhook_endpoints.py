@@ -40,7 +40,7 @@ def webhook_row(books: Books, number: int) -> dict[str, Any]:
 
 def attempt_rows(books: Books, number: int) -> list[dict[str, Any]]:
     return books.query(
-        "SELECT first_seq, last_seq, events, taken, status, failure FROM accounting.webhook_attempts"
-        " WHERE number = %s ORDER BY attempt_id",
+        "SELECT first_seq, last_seq, events, taken, status, failure"
+        " FROM accounting.webhook_attempts WHERE number = %s ORDER BY attempt_id",
         [number],
     )

@@ -55,9 +55,8 @@ def test_a_failed_request_is_sent_again_after_a_pause_and_blocks_what_follows(
     row = webhook_row(books, number)
     assert (row["seq"], row["failures"], row["failing_since"]) == (2, 0, None)
     assert taken_events(receiver, "/fails") == ["1", "2"]
-    assert [(each["first_seq"], each["taken"], each["status"]) for each in attempt_rows(books, number)] == [
-        (1, 0, 500), (1, 1, 200), (2, 1, 200),
-    ]  # fmt: skip
+    attempts = [(each["first_seq"], each["status"]) for each in attempt_rows(books, number)]
+    assert attempts == [(1, 500), (1, 200), (2, 200)]
 
 
 def test_after_five_days_the_endpoint_is_disabled_and_says_so(
@@ -81,7 +80,8 @@ def test_after_five_days_the_endpoint_is_disabled_and_says_so(
     post_and_number(books)
     [said] = [row for row in books.rows("feed") if row["type"] == "webhook.disabled"]
     assert (said["realm"], said["payload"]["webhook"], said["payload"]["seq"]) == ("", number, 0)
-    assert secret not in str(said) and receiver.url("") not in str(said)
+    assert secret not in str(said)
+    assert receiver.url("") not in str(said)
     assert deliver(books.engine) == 0
     receiver.behave("/dead", do="answer", secrets=None)
     assert enable_endpoint(books.engine, number)
