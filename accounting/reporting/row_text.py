@@ -64,6 +64,8 @@ def _csv(value: object, shown: Callable[[str], str]) -> str:
             return format(value, "f")
         case datetime():
             return value.astimezone(UTC).isoformat()
+        case list():
+            return _csv(json_value(value), shown)
         case str():
             text = shown(escape_formulas(value))
             is_plain = text and text.strip() == text and not any(char in text for char in ',"\r\n')

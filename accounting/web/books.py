@@ -14,6 +14,7 @@ from accounting.domain.statements import StatementCutoff
 from accounting.errors import UsageError, unknown_name, unknown_user
 from accounting.reporting import (
     billing_queries,
+    limit_queries,
     previews,
     session_queries,
     usage_queries,
@@ -51,6 +52,26 @@ class Books:
             return Rows([], lambda: self.database.read_rows(none).columns())
         rows = self.database.read_rows(restricted)
         return Rows(map(_for_customers, rows), rows.columns)
+
+    def limits(
+        self,
+        realm: str | None,
+        arrangement: Arrangement,
+        *,
+        user_key: UUID | None = None,
+        of_many: bool = False,
+    ) -> list[Mapping[str, Any]]:
+        """Limits as :func:`limit_queries.limits` has them; to the reader of a user, the user's."""
+        query = limit_queries.limits(
+            self.realm(realm),
+            user_key=self.user_key(user_key),
+            of_many=of_many,
+            arrangement=arrangement,
+        )
+        own = query
+        if self.reader.realm is not None:
+            own = query.where("realm = %(own_realm)s", own_realm=self.reader.realm)
+        return self._read(query, own)
 
     def sums(
         self, query: ViewQuery, sums_of: Callable[[ViewQuery], ViewQuery], *, by_user: bool

@@ -130,7 +130,7 @@ def _pages_of(reader: Reader) -> list[tuple[str, str]]:
         return []
     if reader.user_key is not None:
         return [(f"/user/{reader.user_key}", "Usage"), ("/sessions", "Sessions")]
-    pages = [("/sessions", "Sessions"), ("/periods", "Periods")]
+    pages = [("/sessions", "Sessions"), ("/periods", "Periods"), ("/limits", "Limits")]
     if reader.reads_all:
         pages = [("/realms", "Realms"), *pages, ("/gaps", "Gaps")]
     return [("/", "Overview"), *pages]

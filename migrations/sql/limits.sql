@@ -31,6 +31,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.limits TO turn_accounting_wri
 -- limit was changed; null while the threshold is reached.
 CREATE TABLE accounting.limit_states (
     limit_id integer NOT NULL,
+    realm_id integer NOT NULL,
     user_key uuid NOT NULL,
     starts_at timestamptz NOT NULL,
     threshold integer NOT NULL,
@@ -43,6 +44,16 @@ CREATE TABLE accounting.limit_states (
     times_reached integer NOT NULL,
     CONSTRAINT limit_states_pkey PRIMARY KEY (limit_id, user_key, starts_at, threshold)
 ) WITH (fillfactor = 80);
+-- As reporting.limit_states shows the key, and lists begin with the newest bucket.
+CREATE INDEX limit_states_by_realm ON accounting.limit_states
+    (realm_id, starts_at, limit_id, threshold,
+        (nullif(user_key, '00000000-0000-0000-0000-000000000000'::uuid)));
+CREATE INDEX limit_states_by_user ON accounting.limit_states
+    ((nullif(user_key, '00000000-0000-0000-0000-000000000000'::uuid)), starts_at, limit_id,
+        threshold);
+-- The limits that are reached now, for metrics and the pages of realms.
+CREATE INDEX limits_reached ON accounting.limit_states (realm_id, ends_at, limit_id)
+    WHERE threshold = 100 AND cleared_at IS NULL;
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.limit_states TO turn_accounting_writer;
 
 -- What a limit counts, in its unit, of usage with these sums.

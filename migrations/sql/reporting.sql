@@ -478,7 +478,7 @@ COMMENT ON COLUMN reporting.limits.set_at IS
 CREATE VIEW reporting.limit_states AS
 SELECT s.limit_id, r.realm, l.whom,
     CASE WHEN l.whom <> 'realm' THEN coalesce(u.user_id, '') END AS user_id,
-    CASE WHEN l.whom <> 'realm' THEN s.user_key END AS user_key,
+    nullif(s.user_key, '00000000-0000-0000-0000-000000000000'::uuid) AS user_key,
     l.measure, l.direction, l.per, s.amount, s.threshold, s.starts_at, s.ends_at, s.time_zone,
     s.usage, s.reached_at, s.cleared_at, s.times_reached
 FROM accounting.limit_states s
@@ -964,6 +964,81 @@ REVOKE ALL ON FUNCTION reporting.session_page(
 ) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION reporting.session_page(
     text, text, uuid, timestamptz, timestamptz, boolean, timestamptz, uuid, integer
+) TO turn_accounting_reader, turn_accounting_writer;
+
+-- A page of limit_states, newest buckets first: along an index of each realm, or of each key of a user.
+CREATE FUNCTION reporting.limit_state_page(
+    of_realm text, of_user text, of_user_key uuid, since timestamptz, until timestamptz,
+    before_at timestamptz, before_limit integer, before_threshold integer, before_key uuid,
+    most integer
+)
+RETURNS SETOF reporting.limit_states
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+DECLARE
+    realm_ids integer[] := ARRAY(SELECT r.realm_id FROM accounting.realms r
+        WHERE of_realm IS NULL OR r.realm = of_realm);
+    user_keys uuid[];
+    from_at timestamptz := coalesce(since, '-infinity');
+    to_at timestamptz := coalesce(until, 'infinity');
+    last_at timestamptz := coalesce(before_at, 'infinity');
+    last_limit integer := coalesce(before_limit, 0);
+    last_threshold integer := coalesce(before_threshold, 0);
+BEGIN
+    IF of_user IS NOT NULL THEN
+        user_keys := ARRAY(SELECT u.user_key FROM unnest(realm_ids) r (realm_id)
+            JOIN accounting.users u ON u.realm_id = r.realm_id AND u.user_id = of_user
+            WHERE of_user_key IS NULL OR u.user_key = of_user_key);
+    ELSIF of_user_key IS NOT NULL THEN
+        user_keys := ARRAY[of_user_key];
+    END IF;
+    RETURN QUERY
+    SELECT p.limit_id, r.realm, l.whom,
+        CASE WHEN l.whom <> 'realm' THEN coalesce(u.user_id, '') END,
+        nullif(p.user_key, '00000000-0000-0000-0000-000000000000'::uuid),
+        l.measure, l.direction, l.per, p.amount, p.threshold, p.starts_at, p.ends_at, p.time_zone,
+        p.usage, p.reached_at, p.cleared_at, p.times_reached
+    FROM (
+        (SELECT t.* FROM unnest(realm_ids) n (realm_id) CROSS JOIN LATERAL (
+            SELECT * FROM accounting.limit_states s
+            WHERE s.realm_id = n.realm_id AND s.starts_at >= from_at AND s.starts_at < to_at
+                AND s.starts_at <= last_at
+                AND (s.starts_at, s.limit_id, s.threshold,
+                    nullif(s.user_key, '00000000-0000-0000-0000-000000000000'::uuid))
+                    < (last_at, last_limit, last_threshold, before_key)
+            ORDER BY s.starts_at DESC, s.limit_id DESC, s.threshold DESC,
+                nullif(s.user_key, '00000000-0000-0000-0000-000000000000'::uuid) DESC
+            LIMIT most
+        ) t WHERE user_keys IS NULL)
+        UNION ALL
+        (SELECT t.* FROM unnest(user_keys) k (user_key) CROSS JOIN LATERAL (
+            SELECT * FROM accounting.limit_states s
+            WHERE nullif(s.user_key, '00000000-0000-0000-0000-000000000000'::uuid) = k.user_key
+                AND s.realm_id = ANY (realm_ids)
+                AND s.starts_at >= from_at AND s.starts_at < to_at AND s.starts_at <= last_at
+                AND (s.starts_at, s.limit_id, s.threshold, s.user_key)
+                    < (last_at, last_limit, last_threshold, before_key)
+            ORDER BY s.starts_at DESC, s.limit_id DESC, s.threshold DESC
+            LIMIT most
+        ) t)
+        ORDER BY starts_at DESC, limit_id DESC, threshold DESC, user_key DESC LIMIT most
+    ) p
+    JOIN accounting.limits l USING (limit_id)
+    JOIN accounting.realms r ON r.realm_id = p.realm_id
+    LEFT JOIN accounting.users u ON u.user_key = p.user_key
+    ORDER BY p.starts_at DESC, p.limit_id DESC, p.threshold DESC, p.user_key DESC;
+END
+$$;
+COMMENT ON FUNCTION reporting.limit_state_page(
+    text, text, uuid, timestamptz, timestamptz, timestamptz, integer, integer, uuid, integer
+) IS
+    'The thresholds that were reached in buckets that start in a span, the newest at most so many; with '
+    'before_... those after that one. A null filter is none';
+REVOKE ALL ON FUNCTION reporting.limit_state_page(
+    text, text, uuid, timestamptz, timestamptz, timestamptz, integer, integer, uuid, integer
+) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.limit_state_page(
+    text, text, uuid, timestamptz, timestamptz, timestamptz, integer, integer, uuid, integer
 ) TO turn_accounting_reader, turn_accounting_writer;
 
 -- The users on a page of the usage of a realm's hour, day or month, in the order of their names. The

@@ -4,16 +4,21 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Identity,
+    Index,
     Integer,
     Numeric,
     Table,
     Text,
     UniqueConstraint,
     Uuid,
+    text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from accounting.db.schema.columns import metadata, timestamp
+
+_SHOWN_KEY = text("(nullif(user_key, '00000000-0000-0000-0000-000000000000'::uuid))")
+"""As the view has it: null for a limit of the realm."""
 
 limits = Table(
     "limits",
@@ -44,6 +49,7 @@ limit_states = Table(
     "limit_states",
     metadata,
     Column("limit_id", Integer, primary_key=True, autoincrement=False),
+    Column("realm_id", Integer, nullable=False),
     Column("user_key", Uuid, primary_key=True),
     Column("starts_at", timestamp, primary_key=True),
     Column("threshold", Integer, primary_key=True, autoincrement=False),
@@ -54,4 +60,13 @@ limit_states = Table(
     Column("reached_at", timestamp, nullable=False),
     Column("cleared_at", timestamp),
     Column("times_reached", Integer, nullable=False),
+    Index("limit_states_by_realm", "realm_id", "starts_at", "limit_id", "threshold", _SHOWN_KEY),
+    Index("limit_states_by_user", _SHOWN_KEY, "starts_at", "limit_id", "threshold"),
+    Index(
+        "limits_reached",
+        "realm_id",
+        "ends_at",
+        "limit_id",
+        postgresql_where=text("threshold = 100 AND cleared_at IS NULL"),
+    ),
 )

@@ -14,7 +14,7 @@ from fastapi import Depends, FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-from accounting.web.api import feed, live, periods, realms, sessions, sources, usage
+from accounting.web.api import feed, limits, live, periods, realms, sessions, sources, usage
 from accounting.web.api.openapi import build_openapi
 from accounting.web.query_check import check_query
 from accounting.web.render import json_response
@@ -24,7 +24,7 @@ OPENAPI_PATH: Final = "/api/openapi.json"
 
 def add_routes(app: FastAPI, prefix: str) -> None:
     """Add all routes under the prefix, and their description."""
-    for module in (realms, usage, sessions, periods, sources, live, feed):
+    for module in (realms, usage, sessions, periods, limits, sources, live, feed):
         app.include_router(module.router, prefix=prefix, dependencies=[Depends(check_query)])
     app.add_api_route(OPENAPI_PATH, _openapi, include_in_schema=False)
 

@@ -26,6 +26,8 @@ _VIEWS: Final[Mapping[str, tuple[str, str]]] = {
     "Period": ("periods", "A billing period."),
     "Statement": ("statements", "A line of a closed period: the usage of a user."),
     "Adjustment": ("adjustments", "A change of a closed period after the close."),
+    "Limit": ("limits", "A limit of usage."),
+    "LimitState": ("limit_states", "A threshold of a limit that was reached in a bucket."),
     "Gap": ("capture_gaps", "A span in which events may have been lost."),
     "Source": ("sources", "A source, and how far it is captured, loaded and settled."),
     "Unattributed": ("unattributed_usage", "Traffic that nobody is billed for, in an hour."),
@@ -45,6 +47,7 @@ _TYPES: Final[Mapping[str, Schema]] = {
     "integer": {"type": "integer"},
     "bigint": {"type": "integer"},
     "numeric": {"type": "number"},
+    "integer[]": {"type": "array", "items": {"type": "integer"}},
     "boolean": {"type": "boolean"},
     "jsonb": {"type": "object"},
 }

@@ -4,6 +4,7 @@ from fastapi import Depends, FastAPI
 
 from accounting.web.pages import (
     gaps,
+    limits,
     log_in,
     overview,
     periods,
@@ -29,6 +30,7 @@ def add_routes(app: FastAPI) -> None:
         session,
         periods,
         statement,
+        limits,
         gaps,
     ):
         app.include_router(

@@ -7,9 +7,16 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from accounting.reporting import billing_queries, overview, usage_queries, view_queries
+from accounting.reporting import (
+    billing_queries,
+    limit_queries,
+    overview,
+    usage_queries,
+    view_queries,
+)
 from accounting.reporting.view_query import TRAFFIC, Arrangement
 from accounting.web import html
+from accounting.web.pages.limits import with_usage
 from accounting.web.pages.page_books import PageBooks, PageBooksDependency
 from accounting.web.pages.usage_chart import (
     SPANS,
@@ -26,6 +33,7 @@ from accounting.web.render import page
 
 TOP_USERS: Final = 20
 SHOWN_PERIODS: Final = 4
+SHOWN_LIMITS: Final = 10
 router = APIRouter()
 
 
@@ -71,8 +79,22 @@ def realm_page(
         current=current,
         unattributed_bytes=sum(int(row["bytes"]) for row in hours),
         month=month,
+        **_limits(books, realm),
         **_top_users(books, realm, month),
     )
+
+
+def _limits(books: PageBooks, realm: str) -> dict[str, Any]:
+    """Limits of more than one user: how many have reached them, and how far the realm is."""
+    limits = books.limits(realm, Arrangement(limit=SHOWN_LIMITS), of_many=True)
+    own = [limit for limit in limits if limit["whom"] == "realm"]
+    used = books.rows(limit_queries.usage_of_realm(realm)) if own else []
+    reached = books.rows(limit_queries.reached_now(realm)) if limits else []
+    return {
+        "limits": limits,
+        "own_limits": with_usage(own, used),
+        "reached": {row["limit_id"]: int(row["reached"]) for row in reached},
+    }
 
 
 def _chart_rows(

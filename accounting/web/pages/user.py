@@ -6,9 +6,16 @@ from uuid import UUID
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from accounting.reporting import billing_queries, overview, session_queries, usage_queries
+from accounting.reporting import (
+    billing_queries,
+    limit_queries,
+    overview,
+    session_queries,
+    usage_queries,
+)
 from accounting.reporting.view_query import Arrangement
 from accounting.web import html
+from accounting.web.pages.limits import with_usage
 from accounting.web.pages.page_books import PageBooksDependency
 from accounting.web.pages.usage_chart import (
     SPANS,
@@ -23,6 +30,8 @@ from accounting.web.render import page
 
 SHOWN_LINES: Final = 24
 SHOWN_SESSIONS: Final = 20
+SHOWN_LIMITS: Final = 20
+SHOWN_STATES: Final = 10
 router = APIRouter()
 
 
@@ -57,6 +66,11 @@ def user_page(
         arrangement=_newest("posted_at", SHOWN_LINES),
     )
     rows = books.rows(usage, by_user=True)
+    limits = books.limits(names["realm"], Arrangement(limit=SHOWN_LIMITS), user_key=user_key)
+    used = limit_queries.usage_of_user(names["realm"], user_key)
+    states = limit_queries.limit_states(
+        user_key=user_key, arrangement=Arrangement(limit=SHOWN_STATES)
+    )
     return page(
         request,
         "user.html",
@@ -72,6 +86,8 @@ def user_page(
         if rows
         else [],
         current=current,
+        limits=with_usage(limits, books.rows(used, by_user=True) if limits else []),
+        states=books.rows(states, by_user=True),
         sessions=books.rows(sessions, by_user=True),
         lines=books.rows(lines, by_user=True),
         adjustments=books.rows(adjustments, by_user=True),

@@ -1,0 +1,112 @@
+"""Queries on limits of usage: what is set, what was reached, and how far along users are."""
+
+from dataclasses import replace
+from typing import Final
+from uuid import UUID
+
+from accounting.reporting.view_query import (
+    AS_IT_IS,
+    UTC_ZONE,
+    Arrangement,
+    Bound,
+    ViewQuery,
+    arranged,
+    bound_sql,
+    bound_values,
+    descending,
+    of_realm,
+    view,
+)
+
+LIMIT_KEY: Final = ("realm", "limit_id")
+
+LIMIT_STATE_KEY: Final = ("starts_at", "limit_id", "threshold", "user_key")
+
+_OF_USER: Final = "(whom = 'every_user' OR user_key = %(user_key)s)"
+
+_STATE_PAGE: Final = """(
+SELECT * FROM reporting.limit_state_page(
+%(realm)s::text, %(user)s::text, %(user_key)s::uuid, {since}::timestamptz, {until}::timestamptz,
+%(after_at)s::timestamptz, %(after_limit)s::integer, %(after_threshold)s::integer,
+%(after_key)s::uuid, %(most)s
+)
+) s"""
+
+
+def limits(
+    realm: str | None = None,
+    *,
+    user_key: UUID | None = None,
+    of_many: bool = False,
+    arrangement: Arrangement = AS_IT_IS,
+) -> ViewQuery:
+    """The limits by realm, the oldest first.
+
+    ``user_key``: those of one user, and of every user. ``of_many``: none of one user.
+    """
+    query = of_realm(view("limits"), realm)
+    if of_many:
+        query = query.where("whom <> 'user'")
+    if user_key is not None:
+        query = query.where(_OF_USER, user_key=user_key)
+    return arranged(query, arrangement, *LIMIT_KEY, key=LIMIT_KEY)
+
+
+def limit_states(
+    *,
+    realm: str | None = None,
+    user: str | None = None,
+    user_key: UUID | None = None,
+    since: Bound | None = None,
+    until: Bound | None = None,
+    arrangement: Arrangement,
+) -> ViewQuery:
+    """Thresholds that were reached in buckets that start in [since, until), the newest first.
+
+    Naive times are UTC. The cost depends on the limit of the arrangement, which it needs.
+    """
+    bounds = {"since": since, "until": until}
+    instants = {
+        name: "NULL" if bound is None else bound_sql(name, bound, UTC_ZONE)
+        for name, bound in bounds.items()
+    }
+    after_at, after_limit, after_threshold, after_key = arrangement.after or (None,) * 4
+    return ViewQuery(
+        relation=_STATE_PAGE.format(**instants),
+        values={
+            "realm": realm,
+            "user": user,
+            "user_key": user_key,
+            "after_at": after_at,
+            "after_limit": after_limit,
+            "after_threshold": after_threshold,
+            "after_key": after_key,
+            "most": arrangement.limit,
+            **bound_values(**bounds),
+        },
+        order=descending(LIMIT_STATE_KEY),
+    )
+
+
+def reached_now(realm: str) -> ViewQuery:
+    """How many users, or the realm, have reached each limit of a realm now: ``reached``."""
+    query = (
+        view("limit_states")
+        .where("realm = %(realm)s", realm=realm)
+        .where("threshold = 100 AND cleared_at IS NULL AND ends_at > reporting.database_now()")
+    )
+    return replace(query, columns=("limit_id", "count(*) AS reached"), group="limit_id")
+
+
+def usage_of_user(realm: str, user_key: UUID) -> ViewQuery:
+    """How much of each limit a user has used in the buckets that run now, as far as any."""
+    return (
+        of_realm(view("limit_usage"), realm)
+        .where("whom <> 'realm'")
+        .where("user_key = %(user_key)s", user_key=user_key)
+    )
+
+
+def usage_of_realm(realm: str) -> ViewQuery:
+    """How much of each of its own limits a realm has used in the buckets that run now."""
+    return of_realm(view("limit_usage"), realm).where("whom = 'realm'")
