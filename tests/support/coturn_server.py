@@ -29,8 +29,8 @@ class TurnServer(Server):
     """Debian's turnserver on 127.0.0.1, publishing to the Redis at `redis_port`.
 
     With ``secret`` it accepts TURN REST credentials, otherwise the long-term credentials of
-    ``users`` (name to password). Each start writes its own log: each process numbers sessions
-    from 1.
+    ``users`` (name to password). With ``cli_password`` its command line is at ``cli_port``. Each
+    start writes its own log: each process numbers sessions from 1.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class TurnServer(Server):
         database: int = 0,
         redis_password: str = "",
         relay_threads: int = 2,
+        cli_password: str | None = None,
         options: Sequence[str] = (),
     ) -> None:
         super().__init__()
@@ -53,8 +54,10 @@ class TurnServer(Server):
         self.database = database
         self.redis_password = redis_password
         self.relay_threads = relay_threads
+        self.cli_password = cli_password
         self.options = list(options)
         self.port = free_port()
+        self.cli_port = free_port()
         self.first_relay_port = RANDOM.randrange(10_000, 32_000 - RELAY_PORTS)
         self.starts = 0
 
@@ -68,6 +71,9 @@ class TurnServer(Server):
             authentication = ["--lt-cred-mech"]
             for name, password in self.users.items():
                 authentication += ["--user", f"{name}:{password}"]
+        command_line = ["--no-cli"]
+        if self.cli_password is not None:
+            command_line = [f"--cli-port={self.cli_port}", f"--cli-password={self.cli_password}"]
         return [
             "turnserver",
             "-n",
@@ -82,7 +88,7 @@ class TurnServer(Server):
             *authentication,
             f"--redis-statsdb={statsdb}",
             "--allow-loopback-peers",
-            "--no-cli",
+            *command_line,
             "--no-tls",
             "--no-dtls",
             "--no-rfc5780",
