@@ -14,7 +14,7 @@ from accounting.domain.amounts import MAX_AMOUNT, parse_bytes
 from accounting.domain.human_text import human_bytes, human_seconds, minute
 from accounting.errors import UsageError
 from accounting.plurals import counted
-from accounting.reporting import billing_queries
+from accounting.reporting import limit_queries
 
 if TYPE_CHECKING:
     from accounting.usage.limits.limit_rules import Direction, Measure, Per
@@ -210,7 +210,7 @@ def list_limits(realm: Realm = None, *, form: ListForm) -> None:
     """List the limits of usage, and at which percents each makes events."""
     write_query(
         command_settings(),
-        lambda arrangement: billing_queries.limits(realm, arrangement),
+        lambda arrangement: limit_queries.limits(realm, arrangement=arrangement),
         _LIMITS,
         form,
         realm=realm,

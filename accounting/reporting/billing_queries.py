@@ -76,8 +76,3 @@ def adjustments(
     if period is not None:
         query = query.where(by + " = %(period)s", period=period)
     return arranged(query, arrangement, *ADJUSTMENT_KEY, key=ADJUSTMENT_KEY)
-
-
-def limits(realm: str | None = None, arrangement: Arrangement = AS_IT_IS) -> ViewQuery:
-    """Limits of usage, the oldest first."""
-    return arranged(of_realm(view("limits"), realm), arrangement, "limit_id")

@@ -483,7 +483,7 @@ SELECT s.limit_id, r.realm, l.whom,
     s.usage, s.reached_at, s.cleared_at, s.times_reached
 FROM accounting.limit_states s
 JOIN accounting.limits l USING (limit_id)
-JOIN accounting.realms r USING (realm_id)
+JOIN accounting.realms r ON r.realm_id = s.realm_id
 LEFT JOIN accounting.users u ON u.user_key = s.user_key;
 COMMENT ON VIEW reporting.limit_states IS
     'The thresholds of limits that were reached, by user and bucket';

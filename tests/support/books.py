@@ -343,7 +343,7 @@ def expected_json(value: object) -> object:
             return value.isoformat()
         case bool() | int() | None:
             return value
-        case str():
+        case str() | list():
             return value
         case _:
             try:

@@ -30,7 +30,7 @@ from accounting.reporting.view_query import TRAFFIC, Arrangement
 from accounting.web.access.reader import Reader
 from accounting.web.access.tokens import create_token
 from accounting.web.books import Books as WebBooks
-from accounting.web.pages import realms, statement
+from accounting.web.pages import limits, realms, statement
 from accounting.web.pages.usage_chart import with_empty_buckets
 from tests.support import page_books
 from tests.support.books import READER, Books, expected_json
@@ -259,7 +259,62 @@ def test_the_top_users_are_those_with_most_traffic(hostile: Site) -> None:
     assert [links_of(row) for row in rows] == [[f"/user/{row['user_key']}"] for row in usage]
 
 
+def test_a_realm_has_its_limits_and_how_far_they_are(site: Site) -> None:
+    """Those of single users are on the page of limits."""
+    users, realm = site.page("/realm", realm="example.org").rows("Limits that are set")
+    assert "every user 200.0 kB per month 50%, 100%, 150% reached by 1 user" in users.text
+    assert "the realm 250.0 kB per month 100%" in realm.text
+    [usage] = site.books.query("SELECT percent FROM reporting.limit_usage WHERE whom = 'realm'")
+    assert f"{usage['percent']}%, reached" in realm.text
+    assert next(realm.all("meter")).attributes["value"] == "100"
+    assert "No limit is set" in site.page("/realm", realm="example.net").text
+
+
+def test_limits_are_listed_with_what_was_reached(site: Site) -> None:
+    limits = site.books.rows("limits", order="realm, limit_id")
+    states = site.books.rows("limit_states", order="starts_at DESC, limit_id DESC, threshold DESC")
+    page = site.page("/limits")
+    numbers = [next(row.all("td")).text for row in page.rows("Limits that are set")]
+    assert numbers == [str(limit["limit_id"]) for limit in limits]
+    reached = [row.text for row in page.rows("Thresholds that were reached")]
+    assert len(reached) == len(states) == 3
+    for text, state in zip(reached, states, strict=True):
+        assert f" {state['threshold']}% " in text
+        assert ("the realm" if state["user_id"] is None else state["user_id"]) in text
+        assert text.endswith("reached")
+    page = site.page("/limits", realm="example.net")
+    [carol] = page.rows("Limits that are set")
+    assert links_of(carol) == [f"/user/{site.user_key('carol', 'example.net')}"]
+    assert "No threshold was reached yet" in page.text
+    site.page("/limits", realm="example.ne", status=404)
+
+
+def test_reached_thresholds_have_pages(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PAGE_ROWS", 1)
+    [whole] = [site.books.rows("limit_states", order="starts_at DESC")]
+    path, seen = "/limits?realm=example.org", 0
+    while path:
+        page = HtmlPage(site.web.get(path).text)
+        seen += len(page.rows("Thresholds that were reached"))
+        path = next(
+            (link.attributes["href"] for link in page.all("a") if link.text == "Older ones"), ""
+        )
+    assert seen == len(whole) == 3
+
+
 # A user.
+
+
+def test_a_user_has_limits_and_how_much_of_them_is_used(site: Site) -> None:
+    page = site.page(f"/user/{site.user_key('alice')}")
+    [limit] = page.rows("Limits of this user")
+    [usage] = site.books.query("SELECT * FROM reporting.limit_usage WHERE user_id = 'alice'")
+    assert limit.values()[:2] == ["200000", str(usage["usage"])]
+    assert f"{usage['percent']}%, reached" in limit.text
+    assert [row.text.split("month ")[1][:4] for row in page.rows("Thresholds")] == ["100%", "50% "]
+    page = site.page(f"/user/{site.user_key('carol', 'example.net')}")
+    [limit] = page.rows("Limits of this user")
+    assert limit.text == "5 sessions per day nothing in this day"
 
 
 def test_a_user_has_usage_sessions_lines_and_adjustments(site: Site) -> None:
@@ -749,7 +804,7 @@ def test_every_link_that_a_customer_is_shown_leads_somewhere(site: Site, user: s
         _, pages = crawl(Site(site.books, web), token)
     kinds = {address.partition("?")[0].split("/")[1] for address in pages}
     everywhere = {"user", "sessions", "session", "statement"}
-    assert kinds == everywhere | (set() if user else {"", "realm", "periods"})
+    assert kinds == everywhere | (set() if user else {"", "realm", "periods", "limits"})
     assert not any("example.net" in page.text for page in pages.values())
 
 
@@ -767,7 +822,7 @@ def test_a_page_is_compressed_for_clients_that_can_read_it(site: Site) -> None:
 
 
 def test_no_page_has_scripts_or_styles_of_its_own(site: Site) -> None:
-    for path in ("/", "/realm?realm=example.org", "/sessions", "/gaps", "/periods"):
+    for path in ("/", "/realm?realm=example.org", "/sessions", "/gaps", "/limits", "/periods"):
         page = HtmlPage(site.get(path).text)
         assert not list(page.all("style"))
         for element in page.all():
@@ -777,7 +832,7 @@ def test_no_page_has_scripts_or_styles_of_its_own(site: Site) -> None:
 
 
 def test_the_page_that_is_open_is_marked(site: Site) -> None:
-    for path in ("/", "/realms", "/sessions", "/periods", "/gaps"):
+    for path in ("/", "/realms", "/sessions", "/periods", "/limits", "/gaps"):
         assert current_links(site.page(path)) == [path]
 
 

@@ -142,13 +142,14 @@ WHERE l.whom = 'realm' AND c.level = :level;
 -- Records which thresholds the staged usage has reached that were not, and which it no longer reaches;
 -- returns both. reached_amount: the amount at which the threshold was reached.
 WITH bounds AS MATERIALIZED (
-    SELECT l.limit_id, t.threshold, l.amount, CAST(l.amount AS numeric) * t.threshold * 0.01 AS bound
+    SELECT l.limit_id, l.realm_id, t.threshold, l.amount,
+        CAST(l.amount AS numeric) * t.threshold * 0.01 AS bound
     FROM accounting.limits l CROSS JOIN LATERAL unnest(l.thresholds) AS t (threshold)
     WHERE l.limit_id = ANY (CAST(:limit_ids AS integer[]))
 ),
 reached AS MATERIALIZED (
-    SELECT u.limit_id, u.user_key, u.starts_at, b.threshold, u.ends_at, u.time_zone, b.amount,
-        u.usage
+    SELECT u.limit_id, b.realm_id, u.user_key, u.starts_at, b.threshold, u.ends_at, u.time_zone,
+        b.amount, u.usage
     FROM staged_limit_usage u
     JOIN bounds b ON b.limit_id = u.limit_id AND u.usage >= b.bound
     WHERE NOT EXISTS (
@@ -169,10 +170,10 @@ no_longer AS MATERIALIZED (
 ),
 inserted AS (
     INSERT INTO accounting.limit_states AS s (
-        limit_id, user_key, starts_at, threshold, ends_at, time_zone, amount, usage, reached_at,
-        times_reached
+        limit_id, realm_id, user_key, starts_at, threshold, ends_at, time_zone, amount, usage,
+        reached_at, times_reached
     )
-    SELECT limit_id, user_key, starts_at, threshold, ends_at, time_zone, amount, usage,
+    SELECT limit_id, realm_id, user_key, starts_at, threshold, ends_at, time_zone, amount, usage,
         accounting.database_now(), 1
     FROM reached
     ON CONFLICT (limit_id, user_key, starts_at, threshold) DO UPDATE SET

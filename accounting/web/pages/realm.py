@@ -92,7 +92,7 @@ def _limits(books: PageBooks, realm: str) -> dict[str, Any]:
     reached = books.rows(limit_queries.reached_now(realm)) if limits else []
     return {
         "limits": limits,
-        "own_limits": with_usage(own, used),
+        "own": {row["limit_id"]: row for row in with_usage(own, used)},
         "reached": {row["limit_id"]: int(row["reached"]) for row in reached},
     }
 

@@ -20,6 +20,7 @@ from accounting.identities.realm_queries import add_realm
 from accounting.reporting import billing_queries, session_queries, usage_queries
 from accounting.reporting.reader import DatabaseReader
 from accounting.reporting.view_query import Arrangement
+from accounting.usage.limits.limit_rules import set_limit
 from accounting.web.access.reader import Reader
 from accounting.web.access.tokens import create_token
 from accounting.web.books import Books as WebBooks
@@ -218,6 +219,35 @@ def test_an_event_names_no_source_to_customers(books: Books) -> None:
         assert event["payload"] == {"period": "2026-10-01"}
         [event] = web.get("/api/v1/feed", token=all_token).json["items"]
         assert event["payload"] == payload
+
+
+def test_a_user_reads_the_own_limits_and_those_of_every_user(books: Books) -> None:
+    for number, user in enumerate(("alice", "bob"), start=1):
+        books.receive(
+            number, channel("status", user=user, allocation=number), status_payload("new")
+        )
+    books.advance_clock(60)
+    books.run_jobs()
+    for words in ({"user": "alice"}, {"user": "bob"}, {"every_user": True}, {}):
+        set_limit(books.engine, "example.org", measure="sessions", per="day", amount=1, **words)
+    number_feed(books.engine)
+    with serving(books.url(WRITER), log_in=True) as web:
+        token, _ = create_token(books.engine, days=1, realm="example.org", user="alice")
+        limits = web.get("/api/v1/limits", token=token).json["items"]
+        assert [(limit["whom"], limit["user_id"]) for limit in limits] == [
+            ("user", "alice"),
+            ("every_user", None),
+        ]
+        states = web.get("/api/v1/limit-states", token=token).json["items"]
+        assert {state["user_id"] for state in states} == {"alice"}
+        events = web.get("/api/v1/feed", token=token)
+        assert events.status == 404 or events.json["items"] == []
+        assert web.get("/limits", token=token).status == 404
+        page = web.get(f"/user/{limits[0]['user_key']}", token=token).text
+        assert page.count("1</data> session") >= 2
+        assert "bob" not in page
+        token, _ = create_token(books.engine, days=1, realm="example.org")
+        assert len(web.get("/api/v1/limits", token=token).json["items"]) == 4
 
 
 @pytest.mark.parametrize(("kind", "asked"), [("realm", 4), ("user", 6)])

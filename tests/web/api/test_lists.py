@@ -24,6 +24,11 @@ LISTS: Final = {
     "periods": ("periods", "realm, starts_at"),
     "statements": ("statements", "realm, period, user_id, user_key"),
     "adjustments": ("adjustments", "posted_at, user_id, adjustment_id"),
+    "limits": ("limits", "realm, limit_id"),
+    "limit-states": (
+        "limit_states",
+        "starts_at DESC, limit_id DESC, threshold DESC, user_key DESC",
+    ),
     "gaps": ("capture_gaps", "to_at IS NOT NULL, from_at DESC, gap_id DESC"),
     "sources": ("sources", "source"),
     "unattributed": ("unattributed_usage", "starts_at, source, realm, username"),
@@ -49,6 +54,7 @@ COMMANDS: Final = {
     " 2026-11-01 --preview",
     "adjustments?realm=example.org&period=2026-10-01": "statement example.org 2026-10-01"
     " --adjustments",
+    "limits": "limit list",
     "gaps?since=2026-11-01": "gaps --since 2026-11-01",
     "sources": "source list",
 }
@@ -90,7 +96,8 @@ def test_csv_is_that_of_the_command(sample_site: Site, route: str) -> None:
 @pytest.mark.parametrize(
     "path",
     ["realms", "usage", "usage?by=realm&per=day", "usage?top=3", "sessions", "periods",
-     "statements", "adjustments", "gaps", "sources", "unattributed", "notices"],
+     "statements", "adjustments", "limits", "limit-states", "gaps", "sources", "unattributed",
+     "notices"],
 )  # fmt: skip
 def test_csv_has_its_headings_also_without_an_item(
     site: Site, sample_site: Site, path: str
