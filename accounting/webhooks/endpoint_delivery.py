@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -19,7 +19,15 @@ from accounting.webhooks.format_choice import format_of
 from accounting.webhooks.formats.options import FormatName
 from accounting.webhooks.message import Outcome, Refusal, Request
 from accounting.webhooks.outbound import SendFailed
-from accounting.webhooks.positions import LEASE_SECONDS, Attempt, Leased, LeaseLost, Move, Page
+from accounting.webhooks.positions import (
+    LEASE_SECONDS,
+    Attempt,
+    DisableCause,
+    Leased,
+    LeaseLost,
+    Move,
+    Page,
+)
 from accounting.webhooks.progress import Progress
 
 log = structlog.get_logger()
@@ -209,7 +217,7 @@ class EndpointDelivery:
         else:
             status = response.status
             retry_after_seconds = response.retry_after_seconds
-            outcome = self._format.outcome(request, response)
+            outcome = self._without_secrets(self._format.outcome(request, response))
         return _Answer(
             request=request,
             attempt=Attempt(
@@ -222,6 +230,22 @@ class EndpointDelivery:
             ),
             outcome=outcome,
             retry_after_seconds=retry_after_seconds,
+        )
+
+    def _without_secrets(self, outcome: Outcome) -> Outcome:
+        """An outcome whose texts don't quote a secret that the receiver repeated."""
+        endpoint = self._leased.endpoint
+        secrets = [endpoint.secret, endpoint.previous_secret, endpoint.api_key]
+
+        def hide(text: str) -> str:
+            for secret in filter(None, secrets):
+                text = text.replace(secret, "***")
+            return text
+
+        return replace(
+            outcome,
+            refusals=[replace(each, reason=hide(each.reason)) for each in outcome.refusals],
+            failure=None if outcome.failure is None else hide(outcome.failure),
         )
 
     def _record(self, answer: _Answer, *, counts_failure: bool) -> None:
@@ -240,11 +264,11 @@ class EndpointDelivery:
         if not has_failed:
             return
         if answer.attempt.status == GONE:
-            self._disable("the endpoint answered 410 Gone: it wants no more events")
+            self._disable("gone", "it answered 410 Gone: it wants no more events")
         elif failing_since is not None and (
             self._now() - failing_since >= timedelta(days=FAILING_DAYS)
         ):
-            self._disable(f"it took nothing for {FAILING_DAYS} days: {outcome.failure}")
+            self._disable("failing", f"it took nothing for {FAILING_DAYS} days: {outcome.failure}")
         elif self._failures == 1:
             log.warning(
                 "webhook can't be delivered, trying again",
@@ -288,9 +312,9 @@ class EndpointDelivery:
         if self._refusals or self._progress.seq != self._written_seq:
             self._write(None)
 
-    def _disable(self, reason: str) -> None:
+    def _disable(self, cause: DisableCause, reason: str) -> None:
         self._is_over = True
-        positions.disable(self._engine, self._leased, reason)
+        positions.disable(self._engine, self._leased, cause, reason)
         log.error("webhook is disabled", webhook=self._number, reason=reason)
 
     def _is_doubt_too_old(self) -> bool:
@@ -301,9 +325,10 @@ class EndpointDelivery:
         if self._now() - self._in_doubt_since < timedelta(seconds=seconds):
             return False
         self._disable(
+            "in_doubt",
             f"it is not known whether it took the event after {self._progress.seq}, and it knows a "
             f"repeated event only for {seconds / 3600:.0f} hours: look there, then go on with "
-            f"`turn-accounting webhook replay {self._number} --after SEQ`"
+            f"`turn-accounting webhook replay {self._number} --after SEQ`",
         )
         return True
 
@@ -311,9 +336,10 @@ class EndpointDelivery:
         """Go on from what the feed still has; whether the endpoint is one that can."""
         if FormatName(self._leased.endpoint.format).is_metering:
             self._disable(
+                "restored",
                 f"the feed up to {self._leased.seq} is not the one that was delivered: its "
                 "database was restored from a backup. Compare the usage there with the statements, "
-                f"then go on with `turn-accounting webhook replay {self._number} --after SEQ`"
+                f"then go on with `turn-accounting webhook replay {self._number} --after SEQ`",
             )
             return False
         seq = positions.last_common_position(self._engine, self._leased)

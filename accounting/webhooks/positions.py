@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, Engine
@@ -181,8 +181,14 @@ def begin_doubt(engine: Engine, leased: Leased) -> None:
             raise LeaseLost
 
 
-def disable(engine: Engine, leased: Leased, reason: str) -> None:
-    """Disable an endpoint and say so in the feed, in one transaction. Raises LeaseLost."""
+DisableCause = Literal["failing", "gone", "restored", "in_doubt"]
+
+
+def disable(engine: Engine, leased: Leased, cause: DisableCause, reason: str) -> None:
+    """Disable an endpoint and say so in the feed, in one transaction. Raises LeaseLost.
+
+    The feed has the ``cause`` only: the reason may quote an answer, and other endpoints read it.
+    """
     number = leased.endpoint.number
     with lost_connections(), engine.begin() as connection:
         row = connection.execute(
@@ -194,7 +200,7 @@ def disable(engine: Engine, leased: Leased, reason: str) -> None:
         payload = {
             "webhook": number,
             "format": row.format,
-            "reason": reason,
+            "cause": cause,
             "seq": row.seq,
             "failing_since": row.failing_since and row.failing_since.isoformat(),
             "disabled_at": disabled_at,

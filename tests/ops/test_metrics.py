@@ -19,6 +19,7 @@ from accounting.ingest.source_lease import lease_holder
 from accounting.ops.registry import JOBS
 from accounting.ops.scheduler import run_job
 from accounting.sources import lease_queries
+from accounting.webhooks.endpoints import add_endpoint
 from tests.support.books import Books, channel, status_payload, traffic_payload
 from tests.support.monitoring import (
     checkpoint_now,
@@ -238,6 +239,7 @@ def test_every_alert_uses_existing_metrics(books: Books) -> None:
     books.run_jobs()
     run_job(JOBS["settle"], books.engine)
     set_clock_offset(books, 0.0)
+    add_endpoint(books.engine, url="https://billing.example.org/")
     known = {name for name, *_ in metrics_of(read_snapshot(books))}
     (group,) = yaml.safe_load(RULES.read_text())["groups"]
     assert [rule["alert"] for rule in group["rules"]] == [
@@ -248,6 +250,7 @@ def test_every_alert_uses_existing_metrics(books: Books) -> None:
         "TurnAccountingClockOff",
         "TurnAccountingJobBlocked",
         "TurnAccountingReportsSetAside",
+        "TurnAccountingWebhookFailing",
     ]
     for rule in group["rules"]:
         assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Final
 
 from accounting.ops.doctor.findings import Finding, error, ok, warning
@@ -19,6 +20,7 @@ from accounting.ops.monitoring.health import (
     identity_problems,
     set_aside_problems,
     silence_warnings,
+    webhook_warnings,
 )
 from accounting.ops.monitoring.snapshot import Snapshot
 from accounting.ops.monitoring.status_queries import DatabaseStatus
@@ -28,6 +30,7 @@ COMPONENT: Final = "events"
 QUIET_SECONDS: Final = 3600
 REJECTED_SHARE: Final = 0.01
 SOURCE_STALE_SECONDS: Final = 600
+WEBHOOK_LIBRARIES: Final = ("httpcore", "standardwebhooks")
 
 
 def check_flow(snapshot: Snapshot) -> Iterator[Finding]:
@@ -63,6 +66,7 @@ def check_flow(snapshot: Snapshot) -> Iterator[Finding]:
     yield from _check_clocks(snapshot)
     yield from _check_notices(database)
     yield _check_rejected(database)
+    yield from _check_webhooks(database)
     for sentence in silence_warnings(database.silent_threads, snapshot.taken_at):
         observed, _, advice = sentence.rpartition(": ")
         yield warning(COMPONENT, "silence", observed, advice)
@@ -181,6 +185,35 @@ def _check_clocks(snapshot: Snapshot) -> Iterator[Finding]:
             )
         else:
             yield ok(COMPONENT, "clock", observed)
+
+
+def _check_webhooks(database: DatabaseStatus) -> Iterator[Finding]:
+    """The endpoints of webhooks; nothing where there are none."""
+    webhooks = database.webhooks
+    if not webhooks:
+        return
+    missing = [name for name in WEBHOOK_LIBRARIES if find_spec(name) is None]
+    if missing:
+        yield warning(
+            COMPONENT,
+            "webhooks",
+            f"the library {missing[0]} is not installed here",
+            "pip install 'turn-accounting[webhooks]' where `turn-accounting schedule` runs",
+        )
+    sentences = list(webhook_warnings(database))
+    for sentence in sentences:
+        observed, _, advice = sentence.partition(": ")
+        yield warning(COMPONENT, "webhooks", observed, advice)
+    if refused := sum(webhook.refused_events for webhook in webhooks):
+        yield warning(
+            COMPONENT,
+            "webhooks",
+            f"receivers refused {counted(refused, 'event')} for good",
+            "`turn-accounting webhook deliveries --refused` has the reasons",
+        )
+    if not sentences:
+        events = counted(sum(webhook.delivered_events for webhook in webhooks), "event")
+        yield ok(COMPONENT, "webhooks", f"{counted(len(webhooks), 'webhook')} took {events}")
 
 
 def _check_rejected(database: DatabaseStatus) -> Finding:

@@ -24,6 +24,8 @@ MAX_STAGE_LAG_SECONDS: Final = 300
 JOB_FAILURES_LIMIT: Final = 3
 MAX_BLOCKED_SECONDS: Final = 300
 """Jobs share their locks, and other schedulers run them too, but each gets its turn."""
+WEBHOOK_FAILING_SECONDS: Final = 3600
+"""A receiver that is restarted is away for minutes."""
 DISK_FULL_BYTES: Final = 100 * 10**6
 SECOND: Final = 1_000_000
 MAX_CLOCK_ERROR_SECONDS: Final = MAX_CLOCK_ERROR / SECOND
@@ -66,6 +68,7 @@ def evaluate(snapshot: Snapshot, *, captures: bool) -> Health:
             problems += identity_problems(snapshot.database)
             problems += set_aside_problems(snapshot.database)
         warnings += gap_warnings(snapshot.database)
+        warnings += webhook_warnings(snapshot.database)
         warnings += silence_warnings(snapshot.database.silent_threads, snapshot.taken_at)
     return Health(problems=tuple(problems), warnings=tuple(warnings))
 
@@ -163,6 +166,21 @@ def gap_warnings(database: DatabaseStatus) -> Iterator[str]:
     """A sentence on the gaps where one is open or ended within a day."""
     if has_new_gaps(database):
         yield f"gaps: {describe_gaps(database)}: see `turn-accounting gaps`"
+
+
+def webhook_warnings(database: DatabaseStatus) -> Iterator[str]:
+    """A sentence for each endpoint that is disabled, or takes nothing for an hour."""
+    for webhook in database.webhooks:
+        name, behind = f"webhook {webhook.number}", counted(webhook.events_behind, "event")
+        advice = (
+            f"`turn-accounting webhook list` says why, and `webhook enable {webhook.number}` tries "
+            "it again"
+        )
+        if webhook.is_disabled:
+            yield f"{name} is disabled, {behind} behind: {advice}"
+        elif webhook.failing_seconds > WEBHOOK_FAILING_SECONDS:
+            duration = format_duration(webhook.failing_seconds)
+            yield f"{name} has taken nothing for {duration}, {behind} behind: {advice}"
 
 
 def set_aside_problems(database: DatabaseStatus) -> Iterator[str]:

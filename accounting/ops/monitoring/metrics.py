@@ -1,7 +1,8 @@
 """A snapshot as metrics in the format of Prometheus.
 
-Labels have sources, realms, jobs and causes, never users. A metric that can't be read is left out,
-so that no alert works on an old value; ``turn_accounting_database_up`` shows that.
+Labels have sources, realms, jobs, causes and numbers of webhooks, never users. A metric that can't
+be read is left out, so that no alert works on an old value; ``turn_accounting_database_up`` shows
+that.
 """
 
 from collections.abc import Iterable, Iterator
@@ -51,6 +52,7 @@ class _SnapshotCollector(Collector):
             yield from _message_metrics(database)
             yield from _realm_metrics(database)
             yield from _job_metrics(database)
+            yield from _webhook_metrics(database)
 
 
 def _gauge(name: str, text: str, rows: Iterable[Row], *labels: str) -> Metric:
@@ -286,4 +288,38 @@ def _job_metrics(database: DatabaseStatus) -> Iterator[Metric]:
         "Duration of that run.",
         ((job.job, job.last_seconds) for job in jobs),
         "job",
+    )
+
+
+def _webhook_metrics(database: DatabaseStatus) -> Iterator[Metric]:
+    webhooks = database.webhooks
+    yield _counter(
+        "webhook_delivered_events",
+        "Events that an endpoint took.",
+        ((webhook.number, webhook.delivered_events) for webhook in webhooks),
+        "webhook",
+    )
+    yield _gauge(
+        "webhook_refused_events",
+        "Events that an endpoint will never take, counted up to 10,000.",
+        ((webhook.number, webhook.refused_events) for webhook in webhooks),
+        "webhook",
+    )
+    yield _gauge(
+        "webhook_events_behind",
+        "Events of the feed after an endpoint's position.",
+        ((webhook.number, webhook.events_behind) for webhook in webhooks),
+        "webhook",
+    )
+    yield _gauge(
+        "webhook_failing_seconds",
+        "For how long an endpoint has not taken the next event; 0 when it took the last one.",
+        ((webhook.number, webhook.failing_seconds) for webhook in webhooks),
+        "webhook",
+    )
+    yield _gauge(
+        "webhook_disabled",
+        "Whether an endpoint is disabled.",
+        ((webhook.number, int(webhook.is_disabled)) for webhook in webhooks),
+        "webhook",
     )

@@ -65,6 +65,21 @@ class SetAsideCount(NamedTuple):
     reason: str | None
 
 
+class WebhookStatus(NamedTuple):
+    """An endpoint. ``failing_seconds``: for how long it has not taken the next event, 0: it has.
+
+    ``delivered_events``, ``refused_events``: since it was added. ``events_behind``: of the feed,
+    also those that it does not ask for.
+    """
+
+    number: int
+    delivered_events: int
+    failing_seconds: float
+    is_disabled: bool
+    events_behind: int
+    refused_events: int
+
+
 class GapCount(NamedTuple):
     """How many gaps a source has had for a cause."""
 
@@ -165,6 +180,7 @@ class DatabaseStatus:
     jobs: tuple[JobStatus, ...] = ()
     usage_deltas: int = 0
     set_aside: tuple[SetAsideCount, ...] = ()
+    webhooks: tuple[WebhookStatus, ...] = ()
 
     @property
     def is_at_head(self) -> bool:
@@ -210,6 +226,9 @@ def read_database_status(engine: Engine) -> DatabaseStatus:
                 )
             ),
             jobs=tuple(_to_status(JobStatus, row) for row in job_rows),
+            webhooks=tuple(
+                WebhookStatus(*row) for row in connection.execute(_QUERIES.text("webhook_statuses"))
+            ),
             usage_deltas=connection.execute(
                 _QUERIES.text("count_usage_deltas"), {"limit": USAGE_DELTAS_LIMIT}
             ).scalar_one(),
