@@ -344,6 +344,32 @@ JOIN accounting.periods p
     ON p.realm_id = h.realm_id AND h.starts_at >= p.starts_at AND h.starts_at < p.ends_at
 WHERE p.closed_at IS NOT NULL;
 
+-- name: last_recomputed_hour
+-- The end of the last recomputed hour of a realm.
+SELECT max(ends_at) FROM recomputed_buckets WHERE realm_id = :realm_id AND level = 'hour';
+
+-- name: stage_rebuilt_hours
+-- Stages by how much the hours of users differ that a rebuild of a realm is about to change.
+INSERT INTO staged_deltas (
+    realm_id, user_key, starts_at,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+    sessions_started, sessions_ended, session_microseconds, estimated_bytes, sessions_carried
+)
+SELECT realm_id, user_key, starts_at,
+    sum(sign * received_packets), sum(sign * received_bytes),
+    sum(sign * sent_packets), sum(sign * sent_bytes),
+    sum(sign * peer_received_packets), sum(sign * peer_received_bytes),
+    sum(sign * peer_sent_packets), sum(sign * peer_sent_bytes),
+    sum(sign * sessions_started), sum(sign * sessions_ended), sum(sign * session_microseconds),
+    sum(sign * estimated_bytes), 0
+FROM (
+    SELECT -1 AS sign, * FROM accounting.user_usage_hourly WHERE realm_id = :realm_id
+    UNION ALL
+    SELECT 1, * FROM recomputed_user_usage_hourly
+) h
+GROUP BY realm_id, user_key, starts_at;
+
 -- name: day_sources
 -- Reads how far each source is settled, and its last report in a span of time.
 SELECT s.source_id, s.source, s.retired_at IS NOT NULL AS is_retired, t.settled_until,

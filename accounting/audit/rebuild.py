@@ -22,7 +22,9 @@ from accounting.identities import bucket_queries, realm_queries
 from accounting.identities.realm_queries import find_realm
 from accounting.progress import Progress, no_progress
 from accounting.sessions import set_aside_reports
-from accounting.usage.fold_hours import fold_all
+from accounting.usage import counted_usage
+from accounting.usage.fold_hours import fold_and_count
+from accounting.usage.rollup_queries import last_hour_end
 
 
 def rebuild(
@@ -97,8 +99,18 @@ def _replace(
     connection: Connection, rules: dict[int, RealmRules], realm_id: int, reason: str
 ) -> None:
     calendar = rules[realm_id].calendar
-    fold_all(connection, rules, realm_id)
+    # The recomputed days and months contain all hours, also those that had no usage before.
+    until = max(
+        last_hour_end(connection, realm_id), rebuild_queries.last_hour_end(connection, realm_id)
+    )
+    fold_and_count(connection, rules, {realm_id: until})
+    is_counted = counted_usage.counted_from(connection) is not None
+    if is_counted:
+        rebuild_queries.stage_differences(connection, realm_id)
     replaced = rebuild_queries.replace_realm(connection, realm_id)
+    _insert_missing_buckets(connection, realm_id)
+    if is_counted:  # while there are the hours of before and of now, which may begin elsewhere
+        counted_usage.write_corrections(connection, {realm_id: until})
     rebuild_queries.delete_buckets(
         connection,
         realm_id,
@@ -108,6 +120,11 @@ def _replace(
             if bucket != calendar.bucket(length, bucket.starts_at)
         ],
     )
+    _insert_missing_buckets(connection, realm_id)
+    rebuild_queries.record_rebuild(connection, realm_id, reason, replaced)
+
+
+def _insert_missing_buckets(connection: Connection, realm_id: int) -> None:
     bucket_queries.insert_buckets(
         connection,
         [
@@ -115,4 +132,3 @@ def _replace(
             for length, bucket in comparison.missing_buckets(connection, realm_id)
         ],
     )
-    rebuild_queries.record_rebuild(connection, realm_id, reason, replaced)

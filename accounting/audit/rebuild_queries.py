@@ -21,9 +21,10 @@ from accounting.db.schema import (
     sessions,
     user_usage,
 )
-from accounting.domain.calendar import Bucket, BucketLength, from_micros
+from accounting.domain.calendar import Bucket, BucketLength, from_micros, to_micros
 from accounting.sessions.session_queries import stage_sessions
 from accounting.sources import source_queries, watermark_queries
+from accounting.usage.rollup_queries import create_staged_deltas
 
 _QUERIES: Final = Queries("accounting.audit")
 
@@ -71,6 +72,20 @@ def replace_realm(connection: Connection, realm_id: int) -> int:
     # The roll-up counts a slice from the sessions when it next needs it.
     connection.execute(delete(realm_peak_slices).where(realm_peak_slices.c.realm_id == realm_id))
     return replaced
+
+
+def last_hour_end(connection: Connection, realm_id: int) -> int:
+    """The end of a realm's last recomputed hour with usage; 0 without usage."""
+    ends_at = connection.execute(
+        _QUERIES.text("last_recomputed_hour"), {"realm_id": realm_id}
+    ).scalar_one()
+    return 0 if ends_at is None else to_micros(ends_at)
+
+
+def stage_differences(connection: Connection, realm_id: int) -> None:
+    """Stage by how much a rebuild is about to change users' hours, as the roll-up stages deltas."""
+    create_staged_deltas(connection)
+    connection.execute(_QUERIES.text("stage_rebuilt_hours"), {"realm_id": realm_id})
 
 
 def delete_buckets(

@@ -5,9 +5,9 @@ A period goes through three steps:
 1. :func:`refresh_periods` derives it from the realm rules; the borders are ``domain.periods``'.
 2. It is open until its end, then closing until ``period_queries.waits_for`` returns None: its
    grace is over, every source is settled and rolled up beyond it, and the period before is closed.
-3. :func:`_close` writes its statement, its cutoff and its ``period.closed`` event in one
-   transaction. That holds the locks of the roll-up and of settling, so that the lines and their
-   cutoff describe the same moment.
+3. :func:`_close` folds its hours, and writes its statement, its cutoff and its ``period.closed``
+   event in one transaction. That holds the locks of the roll-up and of settling, so that the lines
+   and their cutoff describe the same moment.
 """
 
 import json
@@ -21,6 +21,7 @@ from accounting.billing import period_queries, statement_queries
 from accounting.billing.period_queries import PeriodRow, find_period
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock
+from accounting.domain.calendar import to_micros
 from accounting.domain.periods import describe_wait
 from accounting.errors import (
     LockHeld,
@@ -35,6 +36,8 @@ from accounting.identities import realm_queries
 from accounting.identities.realm_queries import find_realm
 from accounting.plurals import counted
 from accounting.sources import source_queries
+from accounting.usage import counted_usage
+from accounting.usage.fold_hours import fold_and_count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +141,10 @@ def _close(
         behind = period_queries.sources_behind(connection, realm_id, period, excluded_sources)
         if waits_for is not None and not dry_run:
             raise _waits(row, realm, waits_for, f"as it is now: `{preview_command(realm, period)}`")
+        # So that the feed has all usage of the period, where it has usage, before its end.
+        ends_at = to_micros(row.ends_at)
+        fold_and_count(connection, realm_queries.all_rules(connection), {realm_id: ends_at})
+        counted_usage.forget_corrections(connection, realm_id, row.ends_at)
         cutoff = statement_queries.current_cutoff(connection, behind)
         line_count = statement_queries.write_statement(connection, realm_id, period, cutoff)
         period_queries.mark_closed(connection, realm_id, period, cutoff)

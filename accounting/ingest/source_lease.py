@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 from sqlalchemy import Connection, Engine, func, select
 
-from accounting.capture.clock import CaptureClock, ClockReading
+from accounting.capture.clock import MAX_CLOCK_ERROR, CaptureClock, ClockReading
 from accounting.capture.spool.spool import Spool
 from accounting.capture.spool.takeover import take_over_position
 from accounting.db.clock import database_now
@@ -28,6 +28,7 @@ from accounting.errors import LeaseHeld, SourceConflict
 from accounting.sources import identity, lease_queries, source_queries
 from accounting.sources.lease_queries import Lease
 from accounting.sources.source_queries import SourceRow
+from accounting.sources.trouble import CLOCK_OFF, enqueue_trouble
 
 if TYPE_CHECKING:
     from accounting.capture.redis.server_watch import WatchedServer
@@ -109,6 +110,17 @@ def _read_clock(connection: Connection, clock: CaptureClock) -> ClockReading:
     )
 
 
+def _enqueue_clock_off(connection: Connection, source: SourceRow, ahead_seconds: float) -> None:
+    side = "ahead of" if ahead_seconds > 0 else "behind"
+    enqueue_trouble(
+        connection,
+        source.source_id,
+        CLOCK_OFF,
+        f"the clock of its collector's machine is {abs(ahead_seconds):.1f} s {side} the database's",
+        since=database_now(connection),
+    )
+
+
 def acquire_lease(
     engine: Engine,
     spool: Spool,
@@ -134,6 +146,7 @@ def acquire_lease(
         source = source_queries.lock_source(connection, spool.source, mode)
         if clock is not None:
             compare_clocks(connection, clock)
+        was_off = lease_queries.clock_is_off(connection, source.source_id, MAX_CLOCK_ERROR / 1e6)
         other = lease_queries.acquire(
             connection,
             source.source_id,
@@ -153,6 +166,8 @@ def acquire_lease(
                 ).scalar_one() - timedelta(seconds=time.monotonic() - watched.first_seen_at)
                 suspected = identity.suspected_conflict(source, other, server, first_seen_at)
             _raise_if_held(source, other, suspected)
+        if clock is not None and clock.wall_is_off and not was_off:
+            _enqueue_clock_off(connection, source, clock.wall_ahead / 1e6)
         identity.claim(connection, source, server)
         identity.resolve_conflicts(connection, source.source_id, server, lease_holder(spool.path))
         if not source.epoch:

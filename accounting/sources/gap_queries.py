@@ -1,10 +1,14 @@
-"""Rows of ``capture_gaps``: when capture may have missed messages, and where in the stream."""
+"""Rows of ``capture_gaps``: when capture may have missed messages, and where in the stream.
+
+A new gap is also an event of the feed.
+"""
 
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from accounting.db.schema import capture_gaps
 from accounting.domain.calendar import from_micros, micros_or_none, time_or_none, to_micros
+from accounting.sources.trouble import enqueue_trouble
 
 LOST_SPOOL_GAP_NUMBER = 0
 """The gap after a lost spool, in the first epoch of the new spool. A spool counts gaps from 1."""
@@ -24,7 +28,7 @@ def upsert_gap(
     cause: str,
     detail: str,
 ) -> None:
-    """Record a gap, or update its end, cause and detail.
+    """Record a gap, or update its end, cause and detail. A new one is also a ``source.trouble``.
 
     ``epoch_token`` and ``gap_number`` identify it. ``after``: the (epoch, position) of the last
     message before it. Times are in microseconds.
@@ -54,6 +58,7 @@ def upsert_gap(
             detail=detail,
         )
     )
+    enqueue_trouble(connection, source_id, cause, detail, since=from_micros(from_at))
 
 
 def extend_gap(connection: Connection, source_id: int, epoch_token: str, gap_number: int) -> None:

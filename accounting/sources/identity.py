@@ -31,6 +31,7 @@ from accounting.errors import SourceConflict
 from accounting.sources import gap_queries, lease_queries, source_queries
 from accounting.sources.lease_queries import Lease
 from accounting.sources.source_queries import SourceRow
+from accounting.sources.trouble import CONFLICT, enqueue_trouble
 
 KEPT_HISTORIES: Final = 64
 """Claims that a source keeps. Each restart of a Redis adds two; older ones can't be resumed."""
@@ -198,6 +199,7 @@ def record_conflict(
 ) -> None:
     """Record that a collector was refused, and a gap if its messages are not captured.
 
+    The first time is a ``source.trouble``: of the gap where there is one.
     ``holder`` identifies the collector, as in a lease. It saw its server ``since_seconds`` ago for
     the first time. Each attempt extends the gap.
     """
@@ -208,6 +210,12 @@ def record_conflict(
         connection.execute(
             delete(source_conflicts).where(source_conflicts.c.last_seen_at < now - KEPT_CONFLICTS)
         )
+        is_known = connection.execute(
+            select(source_conflicts.c.conflict_id).where(
+                source_conflicts.c.source_id == conflict.source_id,
+                source_conflicts.c.holder == holder,
+            )
+        ).first()
         values = {"server": conflict.server, "message": str(conflict), "last_seen_at": now}
         row = connection.execute(
             insert(source_conflicts)
@@ -231,6 +239,10 @@ def record_conflict(
                 to_at=to_micros(now),
                 cause="another_redis",
                 detail=str(conflict),
+            )
+        elif is_known is None:
+            enqueue_trouble(
+                connection, source.source_id, CONFLICT, str(conflict), since=row.from_at
             )
 
 

@@ -82,6 +82,14 @@ def acquire(
     return lease
 
 
+def clock_is_off(connection: Connection, source_id: int, tolerance_seconds: float) -> bool:
+    """Whether the clock of the collector with the last lease was off by more than the tolerance."""
+    ahead = connection.execute(
+        select(source_leases.c.clock_ahead_seconds).where(source_leases.c.source_id == source_id)
+    ).scalar()
+    return ahead is not None and abs(ahead) > tolerance_seconds
+
+
 def last_lease(connection: Connection, source_id: int) -> Lease | None:
     """The lease of a source, also an expired one; None when it was released. Renews nothing."""
     return _lease(connection, source_id)

@@ -5,6 +5,7 @@ The days and months of users contain the hours before the realm's fold watermark
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, func, select
@@ -48,11 +49,24 @@ class RealmHour(NamedTuple):
 
 def dequeue_deltas(connection: Connection, limit: int) -> list[tuple[int, int]]:
     """Take and stage queued deltas; returns the (realm_id, start) of the hours they change."""
-    connection.execute(_QUERIES.text("create_staged_deltas"))
+    create_staged_deltas(connection)
     connection.execute(_QUERIES.text("create_staged_realm_deltas"))
     connection.execute(_QUERIES.text("dequeue_usage_deltas"), {"limit": limit})
     with binary_cursor(psycopg_connection(connection)) as cursor:
         return cursor.execute(_QUERIES.driver("stage_realm_deltas")).fetchall()
+
+
+def create_staged_deltas(connection: Connection) -> None:
+    """Create the scratch table of deltas, for a caller that fills it itself."""
+    connection.execute(_QUERIES.text("create_staged_deltas"))
+
+
+def realms_to_fold(connection: Connection, delay: timedelta) -> dict[int, int]:
+    """The realms with hours that are over for ``delay`` and not folded; the end of the last one."""
+    rows = connection.execute(
+        _QUERIES.text("realms_to_fold"), {"delay_seconds": delay.total_seconds()}
+    )
+    return {realm_id: to_micros(ends_at) for realm_id, ends_at in rows}
 
 
 def read_fold_watermarks(connection: Connection) -> dict[int, int]:

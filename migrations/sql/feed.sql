@@ -127,6 +127,39 @@ CREATE FUNCTION accounting.iso_time(moment timestamptz) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"');
 
+-- The id of a usage.counted: a function of its user and hour, of how many events of the hour came
+-- before, and of the hour's sum with it.
+CREATE FUNCTION accounting.counted_event_id(
+    user_key uuid, starts_at timestamptz, number integer, total accounting.user_usage_hourly
+) RETURNS uuid
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN accounting.event_id('usage.counted', concat_ws(' ',
+    user_key, accounting.iso_time(starts_at), number,
+    (total).received_packets, (total).received_bytes, (total).sent_packets, (total).sent_bytes,
+    (total).peer_received_packets, (total).peer_received_bytes,
+    (total).peer_sent_packets, (total).peer_sent_bytes,
+    (total).sessions_started, (total).sessions_ended,
+    trim_scale((total).session_microseconds), (total).estimated_bytes));
+
+-- The payload of a usage.counted. usage: of an hour, or by how much it changed.
+CREATE FUNCTION accounting.counted_payload(
+    usage accounting.user_usage_hourly, ends_at timestamptz, correction boolean
+) RETURNS jsonb
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN jsonb_build_object(
+    'user_key', (usage).user_key,
+    'starts_at', accounting.iso_time((usage).starts_at),
+    'ends_at', accounting.iso_time(ends_at),
+    'received_packets', (usage).received_packets, 'received_bytes', (usage).received_bytes,
+    'sent_packets', (usage).sent_packets, 'sent_bytes', (usage).sent_bytes,
+    'peer_received_packets', (usage).peer_received_packets,
+    'peer_received_bytes', (usage).peer_received_bytes,
+    'peer_sent_packets', (usage).peer_sent_packets, 'peer_sent_bytes', (usage).peer_sent_bytes,
+    'sessions_started', (usage).sessions_started, 'sessions_ended', (usage).sessions_ended,
+    'session_seconds', round((usage).session_microseconds / 1000000, 6)::text,
+    'estimated_bytes', (usage).estimated_bytes,
+    'correction', correction);
+
 -- For workers that store their cursor themselves: stored beside the number, it shows whether the
 -- feed up to there is still the same.
 CREATE FUNCTION reporting.feed_history(seq bigint) RETURNS uuid

@@ -38,7 +38,7 @@ def test_an_hour_is_shown_at_once_and_folded_when_the_next_begins(books: Books) 
     run_jobs_at(books, 40)
     assert (bytes_in_views(books), bytes_in_tables(books)) == (same_at_all_levels(200), [0, 0])
     alice.interim(HOUR + 5, 1, 1000, 0, 0)
-    run_jobs_at(books, HOUR + 6)
+    run_jobs_at(books, HOUR + 66)
     assert (bytes_in_views(books), bytes_in_tables(books)) == (same_at_all_levels(1200), [200, 200])
 
 
@@ -49,7 +49,7 @@ def test_late_usage_of_a_folded_hour_is_added_to_its_day_and_month(books: Books)
     )
     fast.new(HOUR)
     fast.interim(HOUR + 1, 1, 1, 0, 0)
-    run_jobs_at(books, HOUR + 2)
+    run_jobs_at(books, HOUR + 62)
     slow.new(5, 3 * HOUR)
     slow.interim(10, 1, 100, 0, 0)
     run_jobs_at(books, 20, "slow")
@@ -77,7 +77,7 @@ def test_a_current_hour_that_was_folded_still_counts_new_usage(books: Books) -> 
     run_jobs_at(books, 40)
     assert (bytes_in_views(books), bytes_in_tables(books)) == (same_at_all_levels(110), [110, 110])
     alice.interim(HOUR + 5, 1, 1, 0, 0)
-    run_jobs_at(books, HOUR + 6)
+    run_jobs_at(books, HOUR + 66)
     assert (bytes_in_views(books), bytes_in_tables(books)) == (same_at_all_levels(111), [110, 110])
 
 
