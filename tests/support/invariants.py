@@ -1,7 +1,10 @@
-"""The invariant of billing: statement + late usage = hours, for each user of a closed period."""
+"""The invariants of billing, for each user of a closed period.
 
-from collections.abc import Iterable, Mapping
-from datetime import date
+Statement + late usage = hours, and the usage.counted of the feed = statement.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
@@ -10,16 +13,19 @@ from accounting.domain.counters import COUNTERS
 from tests.support.books import Books
 
 BILLED_NUMBERS: Final = (*COUNTERS, "session_seconds")
+COUNTED_NUMBERS: Final = (*BILLED_NUMBERS, "sessions_started", "sessions_ended", "estimated_bytes")
 LineKey = tuple[str, date, UUID]
 
 
-def sums_by_line(rows: Iterable[Mapping[str, Any]]) -> dict[LineKey, tuple[Decimal, ...]]:
+def sums_by_line(
+    rows: Iterable[Mapping[str, Any]], names: Sequence[str] = BILLED_NUMBERS
+) -> dict[LineKey, tuple[Decimal, ...]]:
     """The sums of all numbers by realm, period and user, without users whose sums are all 0."""
     sums: dict[LineKey, list[Decimal]] = {}
     for row in rows:
         key = row["realm"], row["period"], row["user_key"]
-        line = sums.setdefault(key, [Decimal(0)] * len(BILLED_NUMBERS))
-        for index, name in enumerate(BILLED_NUMBERS):
+        line = sums.setdefault(key, [Decimal(0)] * len(names))
+        for index, name in enumerate(names):
             line[index] += Decimal(row[name])
     return {key: tuple(line) for key, line in sums.items() if any(line)}
 
@@ -35,3 +41,65 @@ def assert_closed_periods_add_up(books: Books) -> None:
     ]
     late_usage = [row for row in books.rows("adjustments") if row["author"] == "turn-accounting"]
     assert sums_by_line([*books.rows("statements"), *late_usage]) == sums_by_line(hours)
+
+
+def counted_usage(books: Books) -> list[dict[str, Any]]:
+    """The payloads of all usage.counted, numbered or not, in order, with the realm; ids differ."""
+    events = books.query(
+        "SELECT e.event_id, r.realm, e.payload FROM ("
+        " SELECT 0 AS place, seq AS number, event_id, type, realm_id, payload FROM accounting.feed"
+        " UNION ALL"
+        " SELECT 1, outbox_id, event_id, type, realm_id, payload FROM accounting.feed_outbox"
+        ") e JOIN accounting.realms r USING (realm_id)"
+        " WHERE e.type = 'usage.counted' ORDER BY e.place, e.number"
+    )
+    assert len({event["event_id"] for event in events}) == len(events)
+    return [
+        {
+            "realm": event["realm"],
+            **event["payload"],
+            "user_key": UUID(event["payload"]["user_key"]),
+            "starts_at": datetime.fromisoformat(event["payload"]["starts_at"]),
+        }
+        for event in events
+    ]
+
+
+def assert_counted_usage_adds_up(books: Books) -> None:
+    """Of a closed period the usage.counted are its statement, of other folded hours the hours.
+
+    Not of the hours before metering began, nor of a closed period that it began in.
+    """
+    [metering] = books.query("SELECT counted_from FROM accounting.metering")
+    first = metering["counted_from"]
+    folds = {
+        row["realm"]: row["folded_until"]
+        for row in books.query(
+            "SELECT realm, folded_until FROM accounting.fold_watermarks"
+            " JOIN accounting.realms USING (realm_id)"
+        )
+    }
+    closed = [row for row in books.rows("periods") if row["state"] == "closed"]
+
+    def line(row: Mapping[str, Any]) -> Any:
+        """The closed period of an hour, or the hour."""
+        for period in closed:
+            if (
+                row["realm"] == period["realm"]
+                and period["starts_at"] <= row["starts_at"] < period["ends_at"]
+            ):
+                return period["period"] if period["starts_at"] >= first else None
+        return row["starts_at"] if first <= row["starts_at"] < folds[row["realm"]] else None
+
+    counted = [{**event, "period": line(event)} for event in counted_usage(books)]
+    assert not [event for event in counted if event["starts_at"] < first]
+    days = {period["period"] for period in closed if period["starts_at"] >= first}
+    statements = [row for row in books.rows("statements") if row["period"] in days]
+    hours = [
+        {**row, "period": place}
+        for row in books.rows("user_usage_hourly")
+        if isinstance(place := line(row), datetime)
+    ]
+    assert sums_by_line(
+        [event for event in counted if event["period"] is not None], COUNTED_NUMBERS
+    ) == sums_by_line([*statements, *hours], COUNTED_NUMBERS)
