@@ -165,6 +165,12 @@ def _line(event: Mapping[str, Any], columns: int, *, is_short: bool) -> str:
         case "adjustment.posted":
             reason = visible(f"{payload['author']}: {payload['reason']}")
             rest = f"{payload['period']}, {_total(payload, is_short)}, {reason}"
+        case "usage.counted" if "correction" in payload:
+            rest = f"{payload['starts_at'][:16]}, {_traffic(payload, is_short)}"
+            if payload["correction"]:
+                rest += ", correction"
+        case "source.trouble" if "trouble" in payload:
+            rest = visible(f"{payload['source']}: {payload['trouble']}, {payload['detail']}")
         case _:
             rest = visible(json.dumps(payload))
     if text_width(rest) > room > len(_CUT):

@@ -1,9 +1,8 @@
 """The feed: events for billing workers, in one order without holes, delivered at least once.
 
-In: events that other rooms enqueue in the transaction of their cause (``session.ended``,
-``period.closed``, ``adjustment.posted``). Out: rows of ``reporting.feed``, which workers read with
-a cursor for each consumer. Invariant: an event gets one number, and a reader who has seen a number
-never misses a smaller one.
+In: events that other rooms enqueue in the transaction of their cause (``outbox.EVENT_TYPES``).
+Out: rows of ``reporting.feed``, which workers read with a cursor for each consumer. Invariant: an
+event gets one number, and a reader who has seen a number never misses a smaller one.
 
 - ``outbox``: SQL that enqueues events, and that numbers them; ``session_ended`` packs nearly all.
 - ``number_feed``: the job ``feed``; moves the outbox into the feed.

@@ -7,4 +7,5 @@ from where its writer read it, so that two loaders never count the same message 
 ``source_queries``: sources and their epochs. ``watermark_queries``: how far settling has come.
 ``identity``: which histories of which Redis are a source's. ``rename``: gives it another name.
 ``gap_queries``: capture gaps. ``lease_queries``: leases. ``retire``: takes a source out of service.
+``trouble``: the event of a new gap, a refused source or a clock that is off.
 """

@@ -4,6 +4,7 @@ In: the queued ``usage_deltas`` and ``peak_deltas`` that settling appends. Out: 
 ``realm_usage_*``, and the closed periods that changed. Invariant: hours = days = months = confirmed
 sessions, exactly, whenever nothing is queued, as the transaction that adds a delta deletes it.
 
-``rollup`` is the job, ``fold_hours`` adds finished hours to the days and months of users, ``peaks``
-counts concurrent sessions, ``rollup_queries`` reads and writes the tables.
+``rollup`` is the job, ``fold_hours`` adds finished hours to the days and months of users,
+``counted_usage`` writes them to the feed for engines that meter usage, ``peaks`` counts concurrent
+sessions, ``rollup_queries`` reads and writes the tables.
 """

@@ -449,7 +449,8 @@ COMMENT ON COLUMN reporting.feed.seq IS 'Number of the event: 1, 2, 3, without g
 COMMENT ON COLUMN reporting.feed.event_id IS 'Id of the event, by which a duplicate is recognized';
 COMMENT ON COLUMN reporting.feed.type IS
     'session.ended, usage.counted, period.closed, adjustment.posted, limit.reached, limit.cleared, '
-    'source.trouble or webhook.disabled';
+    'source.trouble or webhook.disabled. usage.counted: a user''s usage of an hour, or by how much '
+    'it changed; those of a closed period add up to its statement';
 COMMENT ON COLUMN reporting.feed.payload IS
     'Details as an object with the views'' names; it has no names of users';
 COMMENT ON COLUMN reporting.feed.created_at IS
