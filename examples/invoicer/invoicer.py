@@ -2,6 +2,8 @@
 
     ACCOUNTING_DATABASE_URL=postgresql://billing@db/accounting python invoicer.py invoices/
 
+With ``--once`` before the directory it ends when it has handled what there is.
+
 It stores invoices in an SQLite file of its own, beside a text file and a page to print for each
 invoice. It may be killed at any point:
 
@@ -320,4 +322,5 @@ def page_of(lines: Sequence[Line]) -> str:
 
 
 if __name__ == "__main__":
-    run(os.environ["ACCOUNTING_DATABASE_URL"], Path(sys.argv[1]))
+    *options, target = sys.argv[1:]
+    run(os.environ["ACCOUNTING_DATABASE_URL"], Path(target), follow=options != ["--once"])
