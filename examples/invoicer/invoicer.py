@@ -48,22 +48,22 @@ from accounting.feed.client import Feed, FeedEvent
 
 CONSUMER = "invoicer"
 CURRENCY = "EUR"
-GB = 10**9
+MB, GB = 10**6, 10**9
 
 
 @dataclass(frozen=True)
 class Tier:
-    """Bytes of a user and period from ``start_gb`` until the next tier, and their price."""
+    """Bytes of a user and period from ``start`` until the next tier, and their price."""
 
-    start_gb: int
+    start: int
     price_per_gb: Decimal
 
 
 TARIFF = (
     Tier(0, Decimal(0)),  # the free allowance
-    Tier(1, Decimal("0.05")),
-    Tier(100, Decimal("0.04")),
-    Tier(1000, Decimal("0.03")),
+    Tier(100 * MB, Decimal("0.40")),
+    Tier(100 * GB, Decimal("0.30")),
+    Tier(1000 * GB, Decimal("0.20")),
 )
 
 SCHEMA = """
@@ -183,8 +183,8 @@ def cents_until(position: int) -> int:
     """The price of the first bytes of a period, rounded to cents."""
     price = Decimal(0)
     for tier, end in zip(TARIFF, [*TARIFF[1:], None], strict=True):
-        until = position if end is None else min(position, end.start_gb * GB)
-        price += tier.price_per_gb * max(until - tier.start_gb * GB, 0)
+        until = position if end is None else min(position, end.start)
+        price += tier.price_per_gb * max(until - tier.start, 0)
     return int((price * 100 / GB).quantize(Decimal(1), ROUND_HALF_UP))
 
 
@@ -196,8 +196,8 @@ def rate(before: int, after: int) -> Iterator[tuple[int, int, int]]:
     low, high = sorted([before, after])
     sign = 1 if after > before else -1
     for number, tier in enumerate(TARIFF):
-        start = low if number == 0 else max(low, tier.start_gb * GB)
-        end = high if tier is TARIFF[-1] else min(high, TARIFF[number + 1].start_gb * GB)
+        start = low if number == 0 else max(low, tier.start)
+        end = high if tier is TARIFF[-1] else min(high, TARIFF[number + 1].start)
         if start < end:
             yield number, sign * (end - start), sign * (cents_until(end) - cents_until(start))
 

@@ -97,17 +97,17 @@ def test_an_invoicer_killed_before_any_line_bills_everything_once(
     assert len(runs) == kill_count + 1
     rows, files = read_invoices(runs[-1])  # the run that was not killed
     assert [row[2:4] + row[5:7] for row in rows if row[3] == "alice"] == [
-        ("2026-11-01", "alice", GB, 0),
-        ("2026-11-01", "alice", 99 * GB, 495),
-        ("2026-11-01", "alice", 10 * GB, 40),
-        ("2026-12-01", "alice", GB, 0),
-        ("2026-12-01", "alice", GB, 5),
+        ("2026-11-01", "alice", GB // 10, 0),
+        ("2026-11-01", "alice", 99 * GB + 9 * GB // 10, 3996),
+        ("2026-11-01", "alice", 10 * GB, 300),
+        ("2026-12-01", "alice", GB // 10, 0),
+        ("2026-12-01", "alice", 19 * GB // 10, 76),
     ]
     # Late usage goes on in the tiers of the period that it is of.
     assert [row[2:7] for row in rows if row[3] == "bob"] == [
-        ("2026-11-01", "bob", "usage of 2026-11-01", GB, 0),
-        ("2026-11-01", "bob", "usage of 2026-11-01", 2 * GB, 10),
-        ("2026-12-01", "bob", "late usage of 2026-11-01", 4 * GB, 20),
+        ("2026-11-01", "bob", "usage of 2026-11-01", GB // 10, 0),
+        ("2026-11-01", "bob", "usage of 2026-11-01", 29 * GB // 10, 116),
+        ("2026-12-01", "bob", "late usage of 2026-11-01", 4 * GB, 160),
     ]
     assert sorted({row[0] for row in rows}) == [1, 2, 3, 4]
     assert list(files) == [f"00000{n}.{form}" for n in (1, 2, 3, 4) for form in ("html", "txt")]
@@ -172,7 +172,7 @@ def test_any_portions_of_a_periods_bytes_cost_as_much_as_their_sum(portions: lis
         position += portion
     assert count == sum(portions)
     used = Decimal(max(sum(portions), 0)) / GB
-    tiers = (("1", "100", "0.05"), ("100", "1000", "0.04"), ("1000", "Infinity", "0.03"))
+    tiers = (("0.1", "100", "0.4"), ("100", "1000", "0.3"), ("1000", "Infinity", "0.2"))
     price = Decimal(0)
     for start, end, price_per_gb in tiers:
         price += max(min(used, Decimal(end)) - Decimal(start), Decimal(0)) * Decimal(price_per_gb)
@@ -198,21 +198,21 @@ def test_an_invoice_is_a_text_and_a_page_to_print(books: Books, tmp_path: Path) 
     _, files = read_invoices(tmp_path)
     assert list(files) == ["000001.html", "000001.txt", "000002.html", "000002.txt"]
     assert [line.split() for line in files["000001.txt"].splitlines()[3:]] == [
-        ["usage", "of", "2026-11-01", "1.000000000", "GB", "0", "EUR/GB", "0.00"],
-        ["usage", "of", "2026-11-01", "99.000000000", "GB", "0.05", "EUR/GB", "4.95"],
-        ["usage", "of", "2026-11-01", "1.000000000", "GB", "0.04", "EUR/GB", "0.04"],
-        ["total", "EUR", "4.99"],
+        ["usage", "of", "2026-11-01", "0.100000000", "GB", "0", "EUR/GB", "0.00"],
+        ["usage", "of", "2026-11-01", "99.900000000", "GB", "0.40", "EUR/GB", "39.96"],
+        ["usage", "of", "2026-11-01", "1.000000000", "GB", "0.30", "EUR/GB", "0.30"],
+        ["total", "EUR", "40.26"],
     ]
     credit = files["000002.txt"].splitlines()[3:]
     assert [line.split()[-5:] for line in credit[:2]] == [
-        ["-1.000000000", "GB", "0.05", "EUR/GB", "-0.05"],
-        ["-1.000000000", "GB", "0.04", "EUR/GB", "-0.04"],
+        ["-1.000000000", "GB", "0.40", "EUR/GB", "-0.40"],
+        ["-1.000000000", "GB", "0.30", "EUR/GB", "-0.30"],
     ]
-    assert credit[2].split() == ["total", "EUR", "-0.09"]
+    assert credit[2].split() == ["total", "EUR", "-0.70"]
     page = files["000002.html"]
     assert "&lt;b&gt;&amp;amy in example.org, period 2026-12-01" in page
     assert "correction of 2026-11-01: &lt;i&gt;sorry" in page
     assert "<b>" not in page
     assert "<i>" not in page
     assert "@media print" in page
-    assert '<td class="number">-0.09</td></tr></tfoot>' in page
+    assert '<td class="number">-0.70</td></tr></tfoot>' in page
