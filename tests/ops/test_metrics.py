@@ -4,7 +4,8 @@ import os
 import re
 import signal
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Final
@@ -16,9 +17,11 @@ from accounting.capture.clock import steady_clock, this_boot, wall_clock
 from accounting.capture.spool.status import read_status
 from accounting.db.engine import Engine
 from accounting.ingest.source_lease import lease_holder
+from accounting.ops.doctor.flow import check_flow
 from accounting.ops.registry import JOBS
 from accounting.ops.scheduler import run_job
 from accounting.sources import lease_queries
+from accounting.usage.limits.limit_rules import set_limit
 from accounting.webhooks.endpoints import add_endpoint
 from tests.support.books import Books, channel, status_payload, traffic_payload
 from tests.support.monitoring import (
@@ -80,6 +83,34 @@ def test_metrics_have_lags_counts_and_usage(books: Books) -> None:
     assert {name: samples.get(name) for name in expected} == expected
     received = samples["turn_accounting_last_received_timestamp_seconds", "default"]
     assert received == pytest.approx(books.start.timestamp() - 5, abs=0.01)
+
+
+def test_reached_limits_have_a_metric_by_realm(books: Books) -> None:
+    """Of buckets that run now; a warning is not the limit, and a raised one is not reached."""
+    settings_for(books)
+    receive_usage(books)
+    checkpoint_now(books)
+    books.run_jobs()
+    of_realm = ("turn_accounting_realm_limits_reached", "example.org")
+    of_users = ("turn_accounting_user_limits_reached", "example.org")
+    assert of_realm not in metrics_of(read_snapshot(books))
+    limit = partial(set_limit, books.engine, "example.org", measure="bytes")
+    limit(every_user=True, per="day", amount=100)
+    limit(every_user=True, per="month", amount=10**9, warnings=[1])
+    limit(user="carol", per="day", amount=4_001)
+    limit(per="month", amount=4_000)
+    samples = metrics_of(read_snapshot(books))
+    assert samples[of_users] == 1
+    assert samples[of_realm] == 1
+    [finding] = [one for one in check_flow(read_snapshot(books)) if one.check == "limits"]
+    assert finding.observed == "4 limits of usage; reached now: by realms 1, by users 1"
+    limit(per="month", amount=4_001)
+    limit(user="carol", per="day", amount=4_000)
+    samples = metrics_of(read_snapshot(books))
+    assert samples[of_users] == 2
+    assert samples[of_realm] == 0
+    books.set_database_clock(datetime.now(UTC) + timedelta(days=40))
+    assert metrics_of(read_snapshot(books))[of_users] == 0
 
 
 def test_the_lag_of_a_stage_that_never_ran_is_infinite(books: Books) -> None:
@@ -240,6 +271,7 @@ def test_every_alert_uses_existing_metrics(books: Books) -> None:
     run_job(JOBS["settle"], books.engine)
     set_clock_offset(books, 0.0)
     add_endpoint(books.engine, url="https://billing.example.org/")
+    set_limit(books.engine, "example.org", measure="bytes", per="day", amount=1)
     known = {name for name, *_ in metrics_of(read_snapshot(books))}
     (group,) = yaml.safe_load(RULES.read_text())["groups"]
     assert [rule["alert"] for rule in group["rules"]] == [
@@ -251,6 +283,7 @@ def test_every_alert_uses_existing_metrics(books: Books) -> None:
         "TurnAccountingJobBlocked",
         "TurnAccountingReportsSetAside",
         "TurnAccountingWebhookFailing",
+        "TurnAccountingLimitReached",
     ]
     for rule in group["rules"]:
         assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}

@@ -14,6 +14,7 @@ from accounting.domain.gap_causes import CAUSES
 from accounting.ops.doctor import Level
 from accounting.ops.doctor.redis_probe import probe_redis
 from accounting.ops.doctor.redis_server import CaptureMode, check_redis
+from accounting.usage.limits.limit_rules import set_limit
 from tests.support.books import Books, channel, status_payload, traffic_payload
 from tests.support.monitoring import checkpoint_now, metrics_of, read_snapshot, settings_for
 from tests.support.servers import RedisServer, ValkeyServer
@@ -91,6 +92,7 @@ def test_the_doc_has_exactly_the_served_metrics(books: Books) -> None:
             " SELECT source_id, 'x', 'y', now(), now() + '1 min', 0 FROM accounting.sources"
             " ON CONFLICT DO NOTHING"
         )
+    set_limit(books.engine, "example.org", measure="bytes", per="day", amount=1)
     served = {
         name for name, *_ in metrics_of(read_snapshot(books)) if not name.startswith("process_")
     }

@@ -67,6 +67,8 @@ def check_flow(snapshot: Snapshot) -> Iterator[Finding]:
     yield from _check_notices(database)
     yield _check_rejected(database)
     yield from _check_webhooks(database)
+    if database.limits:
+        yield _check_limits(database)
     for sentence in silence_warnings(database.silent_threads, snapshot.taken_at):
         observed, _, advice = sentence.rpartition(": ")
         yield warning(COMPONENT, "silence", observed, advice)
@@ -160,6 +162,15 @@ def _check_gaps(database: DatabaseStatus) -> Finding:
         observed,
         'run `turn-accounting gaps`; "Gaps" in docs/operations.md of the project has the causes',
     )
+
+
+def _check_limits(database: DatabaseStatus) -> Finding:
+    """Nothing is wrong where a limit is reached."""
+    limits = counted(sum(status.limits for status in database.limits), "limit")
+    by_realms = sum(status.realm_reached for status in database.limits)
+    by_users = sum(status.users_reached for status in database.limits)
+    observed = f"{limits} of usage; reached now: by realms {by_realms:,}, by users {by_users:,}"
+    return ok(COMPONENT, "limits", observed)
 
 
 def _check_notices(database: DatabaseStatus) -> Iterator[Finding]:

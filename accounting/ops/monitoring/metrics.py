@@ -51,6 +51,7 @@ class _SnapshotCollector(Collector):
             yield from _stage_metrics(database)
             yield from _message_metrics(database)
             yield from _realm_metrics(database)
+            yield from _limit_metrics(database)
             yield from _job_metrics(database)
             yield from _webhook_metrics(database)
 
@@ -255,6 +256,22 @@ def _realm_metrics(database: DatabaseStatus) -> Iterator[Metric]:
             (realm.realm, realm.estimated_bytes / realm.used_bytes if realm.used_bytes else 0)
             for realm in realms
         ),
+        "realm",
+    )
+
+
+def _limit_metrics(database: DatabaseStatus) -> Iterator[Metric]:
+    limits = database.limits
+    yield _gauge(
+        "realm_limits_reached",
+        "Limits of the realm as a whole that are reached now.",
+        ((status.realm, status.realm_reached) for status in limits),
+        "realm",
+    )
+    yield _gauge(
+        "user_limits_reached",
+        "How often users have reached a limit now, counted up to 10,000.",
+        ((status.realm, status.users_reached) for status in limits),
         "realm",
     )
 

@@ -27,6 +27,7 @@ STATEMENT_TIMEOUT: Final = "3s"
 MICROSECONDS: Final = 1_000_000
 USAGE_DELTAS_LIMIT: Final = 100_000
 SET_ASIDE_LIMIT: Final = 10_000
+LIMITS_REACHED_LIMIT: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +121,19 @@ class RealmStatus:
     unattributed_bytes: int
 
 
+class LimitStatus(NamedTuple):
+    """The limits of a realm, and which are reached in an hour, day, month or period that runs now.
+
+    ``realm_reached``: how many of the realm as a whole. ``users_reached``: how often users have
+    reached theirs, up to LIMITS_REACHED_LIMIT.
+    """
+
+    realm: str
+    limits: int
+    realm_reached: int
+    users_reached: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SilentThread:
     """A relay thread without reports since ``silent_since``, microseconds.
@@ -176,6 +190,7 @@ class DatabaseStatus:
     recent_gaps: tuple[RecentGaps, ...] = ()
     message_counts: tuple[MessageCount, ...] = ()
     realms: tuple[RealmStatus, ...] = ()
+    limits: tuple[LimitStatus, ...] = ()
     silent_threads: tuple[SilentThread, ...] = ()
     jobs: tuple[JobStatus, ...] = ()
     usage_deltas: int = 0
@@ -218,6 +233,12 @@ def read_database_status(engine: Engine) -> DatabaseStatus:
             ),
             message_counts=_message_counts(connection),
             realms=tuple(_to_status(RealmStatus, row) for row in realm_rows),
+            limits=tuple(
+                LimitStatus(*row)
+                for row in connection.execute(
+                    _QUERIES.text("limit_statuses"), {"limit": LIMITS_REACHED_LIMIT}
+                )
+            ),
             silent_threads=tuple(_silent_threads(connection, source_rows)),
             set_aside=tuple(
                 SetAsideCount(*row)
