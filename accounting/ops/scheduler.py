@@ -24,7 +24,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from accounting.db.engine import Engine, lost_connections
 from accounting.db.notification import NEW_REPORTS, Listener
-from accounting.errors import AccountingError, ConnectionLost, LockHeld
+from accounting.errors import AccountingError, ConfigurationError, ConnectionLost, LockHeld
 from accounting.ops import job_runs
 from accounting.ops.registry import JOBS, Job
 
@@ -295,5 +295,7 @@ def _log_failure(job: str, error: BaseException) -> None:
     """Log a failed job: with a traceback, unless the database was unreachable."""
     if isinstance(error, ConnectionLost):
         log.warning("job can't run now, trying again", job=job, reason=str(error))
+    elif isinstance(error, ConfigurationError):
+        log.error("job can't run until this is changed", job=job, reason=str(error))
     else:
         log.error("job failed, trying again", job=job, exc_info=error)

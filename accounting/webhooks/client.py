@@ -32,12 +32,21 @@ class EndpointClient:
         self._stack.close()
 
     def send(self, request: Request, now: datetime) -> Response:
-        """Sign a request and send it. Raises SendFailed."""
+        """Sign a request and send it; secrets are blanked in the answer. Raises SendFailed."""
         sender = self._senders.get()
         try:
-            return sender.send(self._authorized(request, now))
+            response = sender.send(self._authorized(request, now))
         finally:
             self._senders.put(sender)
+        return replace(response, body=self._without_secrets(response.body))
+
+    def _without_secrets(self, body: bytes) -> bytes:
+        """An answer as it may be quoted: a receiver may repeat what it does not accept."""
+        endpoint = self._endpoint
+        for secret in (endpoint.secret, endpoint.previous_secret, endpoint.api_key):
+            if secret is not None:
+                body = body.replace(secret.encode(), b"***")
+        return body
 
     def _authorized(self, request: Request, now: datetime) -> Request:
         endpoint = self._endpoint

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -217,7 +217,7 @@ class EndpointDelivery:
         else:
             status = response.status
             retry_after_seconds = response.retry_after_seconds
-            outcome = self._without_secrets(self._format.outcome(request, response))
+            outcome = self._format.outcome(request, response)
         return _Answer(
             request=request,
             attempt=Attempt(
@@ -230,22 +230,6 @@ class EndpointDelivery:
             ),
             outcome=outcome,
             retry_after_seconds=retry_after_seconds,
-        )
-
-    def _without_secrets(self, outcome: Outcome) -> Outcome:
-        """An outcome whose texts don't quote a secret that the receiver repeated."""
-        endpoint = self._leased.endpoint
-        secrets = [endpoint.secret, endpoint.previous_secret, endpoint.api_key]
-
-        def hide(text: str) -> str:
-            for secret in filter(None, secrets):
-                text = text.replace(secret, "***")
-            return text
-
-        return replace(
-            outcome,
-            refusals=[replace(each, reason=hide(each.reason)) for each in outcome.refusals],
-            failure=None if outcome.failure is None else hide(outcome.failure),
         )
 
     def _record(self, answer: _Answer, *, counts_failure: bool) -> None:

@@ -14,7 +14,7 @@ from accounting.db.engine import lost_connections
 from accounting.db.queries import Queries
 from accounting.errors import UsageError
 from accounting.identities.realm_queries import find_realm
-from accounting.webhooks.endpoint import Endpoint
+from accounting.webhooks.endpoint import Endpoint, shown_url
 from accounting.webhooks.signing import new_secret
 
 Row = Mapping[str, Any]
@@ -65,9 +65,10 @@ def add_endpoint(
 
 
 def list_endpoints(engine: Engine) -> list[Row]:
-    """All endpoints by number, without their secrets."""
+    """All endpoints by number, without their secrets and the queries of their URLs."""
     with lost_connections(), engine.connect() as connection:
-        return [dict(row) for row in connection.execute(_QUERIES.text("list_webhooks")).mappings()]
+        rows = connection.execute(_QUERIES.text("list_webhooks")).mappings()
+        return [{**row, "url": shown_url(row["url"])} for row in rows]
 
 
 def find_endpoint(engine: Engine, number: int) -> tuple[Endpoint, datetime]:

@@ -44,6 +44,7 @@ def signed_headers(
 def require_libraries() -> None:
     """Raise ConfigurationError where the extra ``webhooks`` is not installed."""
     try:
+        import certifi  # noqa: F401, PLC0415
         import httpcore  # noqa: F401, PLC0415
         import standardwebhooks  # noqa: F401, PLC0415
     except ModuleNotFoundError as error:

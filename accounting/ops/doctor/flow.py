@@ -30,7 +30,7 @@ COMPONENT: Final = "events"
 QUIET_SECONDS: Final = 3600
 REJECTED_SHARE: Final = 0.01
 SOURCE_STALE_SECONDS: Final = 600
-WEBHOOK_LIBRARIES: Final = ("httpcore", "standardwebhooks")
+WEBHOOK_LIBRARIES: Final = ("certifi", "httpcore", "standardwebhooks")
 
 
 def check_flow(snapshot: Snapshot) -> Iterator[Finding]:
