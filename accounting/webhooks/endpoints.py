@@ -5,7 +5,7 @@ A secret leaves the database twice: when it is made, to whoever made it, and to 
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine
@@ -14,12 +14,15 @@ from accounting.db.engine import lost_connections
 from accounting.db.queries import Queries
 from accounting.errors import UsageError
 from accounting.identities.realm_queries import find_realm
+from accounting.usage.counted_usage import start_metering, stop_metering
 from accounting.webhooks.endpoint import Endpoint, shown_url
 from accounting.webhooks.signing import new_secret
 
 Row = Mapping[str, Any]
-MAX_BATCH: Final = 1000
-MAX_PARALLEL: Final = 32
+METERED_TYPE: Final = "usage.counted"
+"""Events that the feed has only while an endpoint asks for them: one an hour and user."""
+EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+"""Before any usage."""
 _QUERIES: Final = Queries("accounting.webhooks")
 
 
@@ -41,10 +44,13 @@ def add_endpoint(
     """Add an endpoint; returns its number and its secret, which nothing shows again.
 
     It gets the events that are numbered from now on; ``since``, ``from_start``: earlier ones too.
-    ``types`` None: all. Raises UsageError for an unknown realm.
+    ``types`` None: all. The first one that asks for the usage of users by name begins its events.
+    Raises UsageError for an unknown realm, and LockHeld.
     """
     secret = new_secret()
     with lost_connections(), engine.begin() as connection:
+        if METERED_TYPE in (types or ()):
+            start_metering(connection, EARLIEST if from_start else since)
         number: int = connection.execute(
             _QUERIES.text("insert_webhook"),
             {
@@ -87,8 +93,15 @@ def endpoint_of(row: Row) -> Endpoint:
 
 
 def remove_endpoint(engine: Engine, number: int) -> None:
-    """Remove an endpoint, with its attempts and refusals. Raises UsageError for an unknown one."""
-    _change(engine, "delete_webhook", number)
+    """Remove an endpoint, with its attempts and refusals. Raises UsageError for an unknown one.
+
+    With the last one that asked for the usage of users its events end. Raises LockHeld.
+    """
+    with lost_connections(), engine.begin() as connection:
+        types = _write(connection, "delete_webhook", number)
+        wants = connection.execute(_QUERIES.text("wants_type"), {"type": METERED_TYPE})
+        if METERED_TYPE in (types or ()) and not wants.scalar_one():
+            stop_metering(connection)
 
 
 def rotate_secret(engine: Engine, number: int, overlap_seconds: float) -> tuple[str, Any]:
@@ -144,10 +157,14 @@ def _list(engine: Engine, query: str, number: int | None, **values: Any) -> list
 
 def _change(engine: Engine, query: str, number: int, **values: Any) -> Any:
     with lost_connections(), engine.begin() as connection:
-        row = connection.execute(_QUERIES.text(query), {"number": number, **values}).one_or_none()
-        if row is None:
-            raise _unknown_endpoint(connection, number)
-        return row[0]
+        return _write(connection, query, number, **values)
+
+
+def _write(connection: Connection, query: str, number: int, **values: Any) -> Any:
+    row = connection.execute(_QUERIES.text(query), {"number": number, **values}).one_or_none()
+    if row is None:
+        raise _unknown_endpoint(connection, number)
+    return row[0]
 
 
 def _position(connection: Connection, since: datetime | None) -> int:

@@ -192,7 +192,11 @@ WITH attempts AS (
 refusals AS (
     DELETE FROM accounting.webhook_refusals WHERE number = :number
 )
-DELETE FROM accounting.webhooks WHERE number = :number RETURNING number;
+DELETE FROM accounting.webhooks WHERE number = :number RETURNING types;
+
+-- name: wants_type
+-- Whether an endpoint asks for a type of events by its name.
+SELECT EXISTS (SELECT FROM accounting.webhooks WHERE :type = ANY(types));
 
 -- name: rotate_secret
 -- Gives an endpoint another secret; the one before signs as well for a while.

@@ -15,6 +15,7 @@ from accounting.ops.doctor import Level
 from accounting.ops.doctor.redis_probe import probe_redis
 from accounting.ops.doctor.redis_server import CaptureMode, check_redis
 from accounting.usage.limits.limit_rules import set_limit
+from accounting.webhooks.endpoints import add_endpoint
 from tests.support.books import Books, channel, status_payload, traffic_payload
 from tests.support.monitoring import checkpoint_now, metrics_of, read_snapshot, settings_for
 from tests.support.servers import RedisServer, ValkeyServer
@@ -93,6 +94,7 @@ def test_the_doc_has_exactly_the_served_metrics(books: Books) -> None:
             " ON CONFLICT DO NOTHING"
         )
     set_limit(books.engine, "example.org", measure="bytes", per="day", amount=1)
+    add_endpoint(books.engine, url="https://billing.example.org/")
     served = {
         name for name, *_ in metrics_of(read_snapshot(books)) if not name.startswith("process_")
     }

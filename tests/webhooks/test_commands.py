@@ -149,3 +149,16 @@ def test_without_endpoints_the_job_imports_nothing_and_without_the_extra_it_says
     assert idle == "0"
     assert said == "webhooks need the library httpcore: pip install 'turn-accounting[webhooks]'"
     assert webhook_row(books, 1)["lease"] is None
+
+
+def test_the_feed_has_the_usage_of_users_while_an_endpoint_asks_for_it(books: Books) -> None:
+    counted = "SELECT FROM accounting.metering WHERE counted_from IS NOT NULL"
+    url = "https://billing.example.org/"
+    assert webhook(books, "add", url).code == 0
+    assert books.query(counted) == []
+    for _ in range(2):
+        assert webhook(books, "add", url, "--types", "usage.counted").code == 0
+    assert len(books.query(counted)) == 1
+    for number, left in (("2", 1), ("1", 1), ("3", 0)):
+        assert webhook(books, "remove", number).code == 0
+        assert len(books.query(counted)) == left
