@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -181,8 +181,8 @@ class OutboundPolicy:
     """
 
     private_addresses: bool = False
-    connect_seconds: float = CONNECT_SECONDS
-    total_seconds: float = TOTAL_SECONDS
+    connect_seconds: float = field(default_factory=lambda: CONNECT_SECONDS)
+    total_seconds: float = field(default_factory=lambda: TOTAL_SECONDS)
 
     def check_url(self, url: str) -> None:
         """Check what can be checked of a URL without resolving its name. Raises UsageError."""

@@ -69,7 +69,9 @@ def start_turn_accounting(
     *arguments: str, out: Path, err: Path, settings: Mapping[str, str]
 ) -> multiprocessing.context.ForkServerProcess:
     """Start the command; ``out`` and ``err`` get its standard output and standard error."""
-    process = FORK_SERVER.Process(target=_run, args=(arguments, environment(settings), out, err))
+    process = FORK_SERVER.Process(
+        target=run_here, args=(arguments, environment(settings), out, err)
+    )
     process.start()
     return process
 
@@ -117,7 +119,7 @@ def turn_accounting_on_terminal(
     with tempfile.TemporaryDirectory(prefix="ta-test-") as directory:
         err = Path(directory, "err")
         process = FORK_SERVER.Process(
-            target=_run,
+            target=run_here,
             args=(
                 arguments,
                 {**environment(settings), "TERM": "xterm", "NO_COLOR": "1", **(variables or {})},
@@ -150,10 +152,11 @@ def run_in_terminal(
     """Run the command as the leader of a session whose controlling terminal this is."""
     os.setsid()
     os.dup2(os.open(terminal, os.O_RDWR), 0)
-    _run(arguments, environ, terminal, err)
+    run_here(arguments, environ, terminal, err)
 
 
-def _run(arguments: tuple[str, ...], environ: dict[str, str], out: Path, err: Path) -> None:
+def run_here(arguments: tuple[str, ...], environ: dict[str, str], out: Path, err: Path) -> None:
+    """Run the command in this process, which the fork server has started for it."""
     for descriptor, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), descriptor)
     # The server's own object may hold another kind of file.
