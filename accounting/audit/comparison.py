@@ -31,7 +31,9 @@ DERIVED_TABLES: Final[Mapping[str, Table]] = {
 
 Of some that is a view, because the table keeps part of its rows elsewhere.
 """
-_BOOKKEEPING_COLUMNS: Final = frozenset({"recheck_at", "end_events", "single_hour"})
+_BOOKKEEPING_COLUMNS: Final = frozenset(
+    {"recheck_at", "end_events", "single_hour", "next_check_score"}
+)
 """Columns that say how the jobs came to a row, and do not follow from the reports."""
 
 

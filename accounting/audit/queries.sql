@@ -104,7 +104,9 @@ CREATE TEMP TABLE recomputed_session_usage (LIKE accounting.session_usage) ON CO
 
 -- name: create_recomputed_usage
 -- Scratch tables for what follows from the recomputed sessions: the columns of the stored tables.
-CREATE TEMP TABLE recomputed_user_usage_hourly (LIKE accounting.user_usage_hourly) ON COMMIT DROP;
+CREATE TEMP TABLE recomputed_user_usage_hourly (
+    LIKE accounting.user_usage_hourly INCLUDING DEFAULTS
+) ON COMMIT DROP;
 CREATE TEMP TABLE recomputed_user_usage_daily (LIKE accounting.user_usage_daily) ON COMMIT DROP;
 CREATE TEMP TABLE recomputed_user_usage_monthly (LIKE accounting.user_usage_monthly) ON COMMIT DROP;
 CREATE TEMP TABLE recomputed_realm_usage_hourly (LIKE accounting.realm_usage_hourly) ON COMMIT DROP;
@@ -334,11 +336,16 @@ WHERE u.session_id = h.session_id AND u.user_key = h.user_key;
 INSERT INTO accounting.periods_to_adjust (realm_id, period, user_key)
 SELECT DISTINCT p.realm_id, p.period, h.user_key
 FROM (
-    (SELECT * FROM accounting.user_usage_hourly WHERE realm_id = :realm_id
-        EXCEPT SELECT * FROM recomputed_user_usage_hourly)
-    UNION ALL
-    (SELECT * FROM recomputed_user_usage_hourly
-        EXCEPT SELECT * FROM accounting.user_usage_hourly WHERE realm_id = :realm_id)
+    SELECT realm_id, user_key, starts_at
+    FROM (
+        SELECT 1 AS side, * FROM accounting.user_usage_hourly WHERE realm_id = :realm_id
+        UNION ALL
+        SELECT 2, * FROM recomputed_user_usage_hourly
+    ) b
+    GROUP BY realm_id, user_key, starts_at, received_packets, received_bytes, sent_packets,
+        sent_bytes, peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+        sessions_started, sessions_ended, session_microseconds, estimated_bytes
+    HAVING count(DISTINCT side) = 1
 ) h
 JOIN accounting.periods p
     ON p.realm_id = h.realm_id AND h.starts_at >= p.starts_at AND h.starts_at < p.ends_at

@@ -24,6 +24,7 @@ from accounting.progress import Progress, no_progress
 from accounting.sessions import set_aside_reports
 from accounting.usage import counted_usage
 from accounting.usage.fold_hours import fold_and_count
+from accounting.usage.limits.evaluation import evaluate_realm
 from accounting.usage.rollup_queries import last_hour_end
 
 
@@ -88,6 +89,7 @@ def rebuild(
                 if differences:
                     progress(0, doing=f"replacing the books of realm '{names[realm_id]}'")
                     _replace(connection, rules, realm_id, reason)
+                evaluate_realm(connection, rules[realm_id], realm_id)
                 set_aside_reports.replace(connection, realm_id, recomputed.set_aside)
                 connection.commit()
     if summary.differences and not dry_run:

@@ -1,7 +1,7 @@
 """The commands for limits of usage: ``limit set|list|remove``."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final, cast
+from typing import Annotated, Any, Final, cast
 
 import typer
 
@@ -12,12 +12,10 @@ from accounting.cli.rows import ListForm, Listing, write_query
 from accounting.cli.table import Column, Kind
 from accounting.domain.amounts import MAX_AMOUNT, parse_bytes
 from accounting.domain.human_text import human_bytes, human_seconds, minute
+from accounting.domain.limits import Direction, Measure, Per
 from accounting.errors import UsageError
 from accounting.plurals import counted
 from accounting.reporting import limit_queries
-
-if TYPE_CHECKING:
-    from accounting.usage.limits.limit_rules import Direction, Measure, Per
 
 MAX_PERCENT: Final = 1000
 _PERS: Final = ("hour", "day", "month", "period")
@@ -108,8 +106,8 @@ def set_limit(
             user=user,
             every_user=every_user,
             measure=measure,
-            direction=cast("Direction", direction),
-            per=cast("Per", per),
+            direction=cast(Direction, direction),
+            per=cast(Per, per),
             amount=amount,
             warnings=_parse_percents(warn),
         )
@@ -122,7 +120,7 @@ def set_limit(
 
 def _amount(
     bytes_: str | None, sessions: int | None, session_seconds: int | None
-) -> tuple["Measure", int]:
+) -> tuple[Measure, int]:
     given: list[tuple[Measure, int]] = []
     if bytes_ is not None:
         amount = parse_bytes(bytes_)

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from accounting.db.queries import Queries
-from accounting.db.schema import buckets
+from accounting.db.schema import buckets, limit_states, limits
 from accounting.domain.calendar import (
     TIME_MIN,
     Bucket,
@@ -18,6 +18,8 @@ from accounting.domain.calendar import (
     from_micros,
     to_micros,
 )
+from accounting.domain.limits import limit_bucket
+from accounting.domain.realm_rules import RealmRules
 from accounting.domain.time_zones import tzdata_version
 
 _QUERIES: Final = Queries("accounting.identities")
@@ -74,6 +76,30 @@ def redraw_buckets(connection: Connection, realm_id: int, calendar: Calendar, si
                 time_zone=bucket.time_zone,
                 tzdata_version=tzdata_version(),
             )
+        )
+
+
+def redraw_limit_states(
+    connection: Connection, realm_id: int, rules: RealmRules, since: int
+) -> None:
+    """Update the ends of the buckets in which limits of a realm were reached, as its rules changed.
+
+    ``since`` as for :func:`redraw_buckets`.
+    """
+    of_realm = (
+        limit_states.c.limit_id == limits.c.limit_id,
+        limits.c.realm_id == realm_id,
+        limit_states.c.ends_at >= from_micros(since),
+    )
+    stored = connection.execute(
+        select(limits.c.per, limit_states.c.starts_at).where(*of_realm).distinct()
+    ).all()
+    for per, starts_at in stored:
+        bucket = limit_bucket(rules, per, to_micros(starts_at))
+        connection.execute(
+            update(limit_states)
+            .where(*of_realm, limits.c.per == per, limit_states.c.starts_at == starts_at)
+            .values(ends_at=from_micros(bucket.ends_at), time_zone=bucket.time_zone)
         )
 
 

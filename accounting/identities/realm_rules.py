@@ -27,7 +27,7 @@ from accounting.domain.text_escaping import unescape
 from accounting.domain.time_zones import time_zone
 from accounting.errors import UsageError
 from accounting.identities import realm_queries
-from accounting.identities.bucket_queries import redraw_buckets
+from accounting.identities.bucket_queries import redraw_buckets, redraw_limit_states
 from accounting.identities.time_zone_check import check_time_zone
 from accounting.identities.writer_locks import lock_out_settling_and_loaders
 from accounting.plurals import counted
@@ -92,6 +92,7 @@ def set_rule(
         if accounted_until is not None:
             # The current day and month may end elsewhere now.
             redraw_buckets(connection, realm_id, changed.calendar, accounted_until)
+            redraw_limit_states(connection, realm_id, changed, accounted_until)
         before = [rule for rule in changed.rules if rule.holds_from < start]
         result = ChangedRules(
             rules=(*before[-1:], *changed.rules[len(before) :]),

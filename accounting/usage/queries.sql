@@ -85,27 +85,45 @@ WITH taken AS (
 SELECT DISTINCT realm_id, starts_at, slice_at FROM taken;
 
 -- name: add_user_hours
--- Adds the staged deltas to the hours that their users have.
-UPDATE accounting.user_usage_hourly u SET
-    received_packets = u.received_packets + t.received_packets,
-    received_bytes = u.received_bytes + t.received_bytes,
-    sent_packets = u.sent_packets + t.sent_packets, sent_bytes = u.sent_bytes + t.sent_bytes,
-    peer_received_packets = u.peer_received_packets + t.peer_received_packets,
-    peer_received_bytes = u.peer_received_bytes + t.peer_received_bytes,
-    peer_sent_packets = u.peer_sent_packets + t.peer_sent_packets,
-    peer_sent_bytes = u.peer_sent_bytes + t.peer_sent_bytes,
-    sessions_started = u.sessions_started + t.sessions_started,
-    sessions_ended = u.sessions_ended + t.sessions_ended,
-    session_microseconds = u.session_microseconds + t.session_microseconds,
-    estimated_bytes = u.estimated_bytes + t.estimated_bytes
-FROM (
-    SELECT * FROM staged_deltas ORDER BY user_key, starts_at
-) t
-WHERE u.user_key = t.user_key AND u.starts_at = t.starts_at;
+-- Adds the staged deltas to the hours that their users have; returns to how many. Stages the users
+-- whose limits are to be looked at, of staged_limit_realms: see user_usage_hourly.next_check_score.
+WITH added AS (
+    UPDATE accounting.user_usage_hourly u SET
+        received_packets = u.received_packets + t.received_packets,
+        received_bytes = u.received_bytes + t.received_bytes,
+        sent_packets = u.sent_packets + t.sent_packets, sent_bytes = u.sent_bytes + t.sent_bytes,
+        peer_received_packets = u.peer_received_packets + t.peer_received_packets,
+        peer_received_bytes = u.peer_received_bytes + t.peer_received_bytes,
+        peer_sent_packets = u.peer_sent_packets + t.peer_sent_packets,
+        peer_sent_bytes = u.peer_sent_bytes + t.peer_sent_bytes,
+        sessions_started = u.sessions_started + t.sessions_started,
+        sessions_ended = u.sessions_ended + t.sessions_ended,
+        session_microseconds = u.session_microseconds + t.session_microseconds,
+        estimated_bytes = u.estimated_bytes + t.estimated_bytes
+    FROM (
+        SELECT * FROM staged_deltas ORDER BY user_key, starts_at
+    ) t
+    WHERE u.user_key = t.user_key AND u.starts_at = t.starts_at
+    RETURNING u.user_key, u.starts_at, u.realm_id, u.next_check_score,
+        u.received_bytes, u.sent_bytes, u.sessions_started, u.session_microseconds,
+        least(t.received_bytes, t.sent_bytes, t.sessions_started, t.session_microseconds)
+            AS least_delta
+),
+looked_at AS (
+    INSERT INTO staged_limit_users (realm_id, user_key, starts_at)
+    SELECT a.realm_id, a.user_key, a.starts_at
+    FROM added a JOIN staged_limit_realms r USING (realm_id)
+    WHERE a.starts_at <> r.last_hour OR a.least_delta < 0
+        OR a.next_check_score <= accounting.limit_score(
+            r.bytes_weight, r.sessions_weight, r.microseconds_weight,
+            a.received_bytes, a.sent_bytes, a.sessions_started, a.session_microseconds)
+)
+SELECT count(*) FROM added;
 
 -- name: insert_user_hours
 -- Inserts the hours of users that the staged deltas begin. An hour that is not folded yet also gets
 -- an empty day and month unless its user has them: the views start from existing rows and add it.
+-- Stages their users, of staged_limit_realms, to look at their limits.
 WITH fresh AS MATERIALIZED (
     SELECT * FROM staged_deltas t WHERE NOT EXISTS (
         SELECT FROM accounting.user_usage_hourly u
@@ -126,6 +144,11 @@ hours AS (
         peer_received_bytes, peer_sent_packets, peer_sent_bytes, sessions_started, sessions_ended,
         session_microseconds, estimated_bytes
     FROM fresh
+),
+looked_at AS (
+    INSERT INTO staged_limit_users (realm_id, user_key, starts_at)
+    SELECT realm_id, f.user_key, f.starts_at
+    FROM fresh f JOIN staged_limit_realms r USING (realm_id)
 ),
 begun AS MATERIALIZED (
     SELECT t.user_key, t.realm_id, h.day_starts_at, h.month_starts_at
@@ -432,7 +455,7 @@ SELECT accounting.counted_event_id(t.user_key, t.starts_at, n.corrections, u), '
             t.received_packets, t.received_bytes, t.sent_packets, t.sent_bytes,
             t.peer_received_packets, t.peer_received_bytes, t.peer_sent_packets,
             t.peer_sent_bytes, t.sessions_started, t.sessions_ended, t.session_microseconds,
-            t.estimated_bytes
+            t.estimated_bytes, 0
         )::accounting.user_usage_hourly,
         b.ends_at, true
     )
@@ -502,7 +525,7 @@ CROSS JOIN LATERAL (
         d.received_packets, d.received_bytes, d.sent_packets, d.sent_bytes,
         d.peer_received_packets, d.peer_received_bytes, d.peer_sent_packets,
         d.peer_sent_bytes, d.sessions_started, d.sessions_ended, d.session_microseconds,
-        d.estimated_bytes
+        d.estimated_bytes, 0
     )::accounting.user_usage_hourly AS usage
 ) u
 WHERE (

@@ -14,12 +14,14 @@ from sqlalchemy import Connection, Engine
 from accounting.db.engine import lost_connections
 from accounting.db.locks import require_lock
 from accounting.domain.calendar import BucketLength
+from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_hours import PeakSlice
 from accounting.errors import LockHeld
 from accounting.identities import bucket_queries
 from accounting.identities.realm_queries import all_rules
 from accounting.usage import counted_usage, peaks, rollup_queries
 from accounting.usage.fold_hours import FOLD_DELAY, fold_hours_over, realm_hour
+from accounting.usage.limits import evaluation
 from accounting.usage.rollup_queries import RealmHour
 
 BATCH: Final = 200_000
@@ -57,7 +59,7 @@ def _rollup_some(engine: Engine, limit: int) -> int:
         ]
         folds = fold_hours_over(connection, rules, hours, due)
         if hours:
-            _add(connection, hours, slices, folds.after)
+            _add(connection, rules, hours, slices, folds.after)
         # With what was just added, which is then no correction of the hours that were just folded.
         counted_usage.write_hours(connection, folds.spans())
         counted_usage.write_corrections(connection, _folded_before(hours, folds.before))
@@ -66,6 +68,7 @@ def _rollup_some(engine: Engine, limit: int) -> int:
 
 def _add(
     connection: Connection,
+    rules: Mapping[int, RealmRules],
     hours: Sequence[RealmHour],
     slices: Sequence[PeakSlice],
     folds: Mapping[int, int],
@@ -78,8 +81,11 @@ def _add(
             for level, bucket in zip(BucketLength, hour[1:], strict=True)
         ),
     )
+    limited = evaluation.prepare(connection, {hour.realm_id for hour in hours})
     rollup_queries.stage_hours(connection, hours, folds)
     rollup_queries.add_usage(connection)
+    starts = [(hour.realm_id, hour.hour.starts_at) for hour in hours]
+    evaluation.evaluate(connection, limited, rules, starts, folds)
     peaks.recount(connection, [(hour.realm_id, hour.hour) for hour in hours], slices)
     rollup_queries.queue_adjustments(connection)
 

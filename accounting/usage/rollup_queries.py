@@ -156,7 +156,7 @@ def add_usage(connection: Connection) -> None:
     """Add the staged deltas to the usage of users and realms."""
     with prefer_index_scans(connection):
         staged = connection.execute(_QUERIES.text("count_staged_deltas")).scalar_one()
-        if connection.execute(_QUERIES.text("add_user_hours")).rowcount < staged:
+        if connection.execute(_QUERIES.text("add_user_hours")).scalar_one() < staged:
             connection.execute(_QUERIES.text("insert_user_hours"))
     _add_to_days_and_months(connection, "pg_temp", "staged_deltas")
     with prefer_index_scans(connection):

@@ -56,6 +56,22 @@ CREATE INDEX limits_reached ON accounting.limit_states (realm_id, ends_at, limit
     WHERE threshold = 100 AND cleared_at IS NULL;
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.limit_states TO turn_accounting_writer;
 
+-- Most changes of an hour reach nothing. So a roll-up that changes the last hour of a realm looks at the
+-- limits of its users only where the score of that hour comes to next_check_score; 0: at its next
+-- change. That holds while no other hour of the user changes, and nothing decreases.
+ALTER TABLE accounting.user_usage_hourly ADD COLUMN next_check_score bigint NOT NULL DEFAULT 0;
+
+-- The score of an hour: a weighted sum of what is limited, so that one number bounds the growth of all
+-- of it. A weight of 0 is of what no limit of the realm's users counts.
+CREATE FUNCTION accounting.limit_score(
+    bytes_weight bigint, sessions_weight bigint, microseconds_weight bigint,
+    received_bytes bigint, sent_bytes bigint, sessions_started bigint, session_microseconds numeric
+) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN bytes_weight * (received_bytes + sent_bytes) + sessions_weight * sessions_started
+    + CASE WHEN microseconds_weight = 0 THEN 0
+        ELSE microseconds_weight * session_microseconds::bigint END;
+
 -- What a limit counts, in its unit, of usage with these sums.
 CREATE FUNCTION accounting.limited_usage(
     measure text, direction text, received_bytes numeric, sent_bytes numeric,

@@ -143,8 +143,9 @@ INSERT INTO accounting.user_usage_hourly (
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
     sessions_started, sessions_ended, session_microseconds, estimated_bytes
 ) SELECT user_key, at, realm_id, 1, 2, 3, 4, 5, 6, 7, 8, 1, 1, 1, 1 FROM past;
-INSERT INTO accounting.user_usage_daily SELECT * FROM accounting.user_usage_hourly;
-INSERT INTO accounting.user_usage_monthly SELECT * FROM accounting.user_usage_hourly;
+INSERT INTO accounting.user_usage_daily
+SELECT user_key, at, realm_id, 1, 2, 3, 4, 5, 6, 7, 8, 1, 1, 1, 1 FROM past;
+INSERT INTO accounting.user_usage_monthly SELECT * FROM accounting.user_usage_daily;
 INSERT INTO accounting.users (user_key, realm_id, user_id)
 SELECT user_key, realm_id, n::text FROM past WHERE n < 4000;
 INSERT INTO accounting.usernames (user_key, username_key, username)

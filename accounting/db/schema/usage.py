@@ -56,6 +56,14 @@ buckets = Table(
     Column("tzdata_version", Text, nullable=False),
 )
 
+
+def _next_check(length: str) -> list[Column[int]]:
+    """Hours also have the score at which the limits of their user are looked at again."""
+    if length != "hourly":
+        return []
+    return [Column("next_check_score", BigInteger, nullable=False, server_default=text("0"))]
+
+
 user_usage = {
     length: Table(
         f"user_usage_{length}",
@@ -64,6 +72,7 @@ user_usage = {
         Column("starts_at", timestamp, primary_key=True),
         Column("realm_id", Integer, nullable=False),
         *usage_sums(),
+        *_next_check(length),
         Index(f"user_usage_{length}_by_realm", "realm_id", "starts_at"),
     )
     for length in ("hourly", "daily", "monthly")

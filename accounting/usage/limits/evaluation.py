@@ -1,97 +1,135 @@
 """Evaluate limits: which thresholds the usage of users and realms has reached.
 
-The roll-up evaluates what it changed; setting a limit and a rebuild evaluate a whole realm. Both
-give the same states, because each compares the present usage of whole buckets.
+The roll-up evaluates what it changed, as far as that may reach something (see
+``user_usage_hourly.next_check_score``). Setting a limit and a rebuild evaluate a whole realm. All
+compare the usage of whole buckets, so that they agree.
 """
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from accounting.domain.calendar import Bucket, BucketLength, to_micros
-from accounting.domain.periods import periods
+from accounting.domain.limits import limit_bucket
 from accounting.domain.realm_rules import RealmRules
 from accounting.feed import outbox
 from accounting.identities.realm_queries import names_by_id
 from accounting.usage import rollup_queries
 from accounting.usage.limits import limit_queries
-from accounting.usage.limits.limit_queries import REALM_KEY, Crossing, Limit
+from accounting.usage.limits.limit_queries import (
+    REALM_KEY,
+    Crossing,
+    Limit,
+    LimitBucket,
+    LimitedLength,
+)
 
 
-def evaluate_realm(
-    connection: Connection, rules: RealmRules, realm_id: int, limits: Collection[Limit]
-) -> int:
-    """Evaluate limits of one realm for all of its usage; returns how many events that made.
+class Limited(NamedTuple):
+    """What of the realms that a roll-up changes is limited.
 
-    The caller holds the lock ``rollup``.
+    ``lengths``: of their limits; empty if they have none. ``last_hours``: the start of the last
+    hour of each whose users have limits.
     """
-    if not limits:
+
+    lengths: Sequence[LimitedLength]
+    last_hours: Mapping[int, int]
+
+
+def prepare(connection: Connection, realm_ids: Collection[int]) -> Limited:
+    """Before usage of realms is added: stage those whose users have limits.
+
+    The buckets of that usage are inserted.
+    """
+    limit_queries.create_scratch_tables(connection)
+    lengths = limit_queries.limited_lengths(connection, realm_ids)
+    return Limited(lengths, limit_queries.stage_realms(connection, realm_ids) if lengths else {})
+
+
+def evaluate(
+    connection: Connection,
+    limited: Limited,
+    rules: Mapping[int, RealmRules],
+    hours: Iterable[tuple[int, int]],
+    folds: Mapping[int, int],
+) -> None:
+    """After usage was added: evaluate the limits of the staged users, and of the realms.
+
+    ``hours``: (realm_id, start) of those that changed. ``folds``: the fold watermarks.
+    """
+    if limited.lengths:
+        limit_queries.stage_buckets(connection, _buckets(limited, rules, hours), folds)
+        limit_queries.stage_checks(connection)
+        _change_states(connection, limited)
+
+
+def evaluate_realm(connection: Connection, rules: RealmRules, realm_id: int) -> int:
+    """Evaluate all limits of a realm for all of its usage; returns how many events that made.
+
+    The caller holds the lock ``rollup``, and has staged no usage.
+    """
+    limited = prepare(connection, [realm_id])
+    if not limited.lengths:
         return 0
-    folds = rollup_queries.read_fold_watermarks(connection)
+    folds = {realm_id: 0} | rollup_queries.read_fold_watermarks(connection)
+    since = min(limit_bucket(rules, of.per, of.set_at).starts_at for of in limited.lengths)
     until = rollup_queries.last_hour_end(connection, realm_id)
-    since = min(
-        limit_bucket(rules, limit.per, to_micros(limit.set_at)).starts_at for limit in limits
-    )
-    hours = rollup_queries.hours_between(connection, realm_id, since, until)
-    limit_queries.stage_buckets(
-        connection, _buckets(limits, {realm_id: hours}, {realm_id: rules}), {realm_id: 0} | folds
-    )
-    limit_queries.stage_all(connection, limits)
-    return _enqueue(connection, limits, limit_queries.change_states(connection, limits))
-
-
-def limit_bucket(rules: RealmRules, per: str, time: int) -> Bucket:
-    """The bucket of a limit that contains ``time``, in microseconds."""
-    if per != "period":
-        return rules.calendar.bucket(BucketLength(per), time)
-    period = next(periods(rules, time, time))
-    return Bucket(starts_at=period.starts_at, ends_at=period.ends_at, time_zone=period.time_zone)
+    hours = [
+        (realm_id, hour)
+        for hour in rollup_queries.hours_between(connection, realm_id, since, until)
+    ]
+    limit_queries.stage_buckets(connection, _buckets(limited, {realm_id: rules}, hours), folds)
+    limit_queries.stage_all_users(connection)
+    limit_queries.stage_checks(connection)
+    limit_queries.stage_lost_states(connection, realm_id)
+    return _change_states(connection, limited)
 
 
 def _buckets(
-    limits: Iterable[Limit], hours: Mapping[int, Iterable[int]], rules: Mapping[int, RealmRules]
-) -> Iterator[tuple[Limit, Bucket]]:
-    """The buckets of limits that have some of these hours, each once.
-
-    ``hours``: the starts of those of each realm, in order.
-    """
-    for limit in limits:
-        set_at = to_micros(limit.set_at)
+    limited: Limited, rules: Mapping[int, RealmRules], hours: Iterable[tuple[int, int]]
+) -> Iterator[LimitBucket]:
+    """The buckets of limits that contain these hours, or the last one of their realm."""
+    by_realm: dict[int, set[int]] = {}
+    for realm_id, hour in (*hours, *limited.last_hours.items()):
+        by_realm.setdefault(realm_id, set()).add(hour)
+    for of in limited.lengths:
         ends_at = None
-        for hour in hours.get(limit.realm_id, ()):
-            if ends_at is not None and hour < ends_at:
-                continue
-            bucket = limit_bucket(rules[limit.realm_id], limit.per, hour)
-            ends_at = bucket.ends_at
-            if ends_at > set_at:
-                yield limit, bucket
+        for hour in sorted(by_realm.get(of.realm_id, ())):
+            if ends_at is None or hour >= ends_at:
+                bucket = limit_bucket(rules[of.realm_id], of.per, hour)
+                ends_at = bucket.ends_at
+                if ends_at > of.set_at:
+                    yield LimitBucket(of.realm_id, of.per, bucket)
 
 
-def _enqueue(
-    connection: Connection, limits: Iterable[Limit], crossings: Collection[Crossing]
-) -> int:
-    """Enqueue the events of crossings.
+def _change_states(connection: Connection, limited: Limited) -> int:
+    """Record what was reached, and enqueue its events.
 
     An event's id is made of its limit, user, bucket and threshold, and of how often that was
     reached: not of the usage, which depends on how reports were batched.
     """
-    by_id = {limit.limit_id: limit for limit in limits}
-    names = names_by_id(connection) if crossings else {}
-    outbox.enqueue_events(
-        connection,
-        (
+    # What was lost is of the length "hour", which every realm has.
+    pers = {"hour", *(of.per for of in limited.lengths)}
+    crossings = limit_queries.change_states(connection, pers)
+    if crossings:
+        numbers = {crossing.limit_id for crossing in crossings}
+        limits = limit_queries.read_limits(connection, numbers)
+        names = names_by_id(connection)
+        outbox.enqueue_events(
+            connection,
             (
-                crossing.type,
-                by_id[crossing.limit_id].realm_id,
-                _payload(by_id[crossing.limit_id], crossing),
-                _event_key(by_id[crossing.limit_id], crossing, names),
-            )
-            for crossing in crossings
-        ),
-    )
+                (
+                    crossing.type,
+                    limits[crossing.limit_id].realm_id,
+                    _payload(limits[crossing.limit_id], crossing),
+                    _event_key(limits[crossing.limit_id], crossing, names),
+                )
+                for crossing in crossings
+            ),
+        )
     return len(crossings)
 
 

@@ -1,6 +1,6 @@
 """Rows of ``limits`` and ``limit_states``, and the usage that is compared with them.
 
-A writer holds the lock ``rollup``. Queries are planned as the roll-up's are: by index look-ups.
+A writer holds the lock ``rollup``.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -14,25 +14,14 @@ from sqlalchemy import Connection
 from accounting.db.binary_copy import binary_cursor, copy_rows
 from accounting.db.engine import prefer_index_scans, psycopg_connection
 from accounting.db.queries import Queries
-from accounting.domain.calendar import Bucket
+from accounting.domain.calendar import Bucket, to_micros
 from accounting.feed.outbox import EventType
 
 _QUERIES: Final = Queries("accounting.usage.limits")
-_USER_USAGE: Final = {
-    "hour": "user_usage_hourly",
-    "day": "user_usage_daily",
-    "month": "user_usage_monthly",
-}
-_REALM_USAGE: Final = {
-    "hour": "realm_usage_hourly",
-    "day": "realm_usage_daily",
-    "month": "realm_usage_monthly",
-}
+_LEVELS: Final = {"hour": "hourly", "day": "daily", "month": "monthly"}
 _BUCKETS: Final = (
-    ("limit_id", "int4"),
     ("realm_id", "int4"),
-    ("whom", "text"),
-    ("user_key", "uuid"),
+    ("per", "text"),
     ("level", "text"),
     ("starts_at", "timestamptz"),
     ("ends_at", "timestamptz"),
@@ -43,28 +32,36 @@ REALM_KEY: Final = UUID(int=0)
 """The key of a limit of the realm in ``limit_states``."""
 
 
+class LimitedLength(NamedTuple):
+    """A length of limits that a realm has. ``set_at``: the oldest, in microseconds."""
+
+    realm_id: int
+    per: str
+    set_at: int
+
+
+class LimitBucket(NamedTuple):
+    """A bucket of the limits of one length."""
+
+    realm_id: int
+    per: str
+    bucket: Bucket
+
+
 class Limit(NamedTuple):
-    """A row of ``limits``."""
+    """What an event says of its limit."""
 
     limit_id: int
     realm_id: int
     whom: str
-    user_key: UUID | None
     measure: str
     direction: str
     per: str
     amount: int
-    thresholds: list[int]
-    set_at: datetime
-
-    @property
-    def level(self) -> str:
-        """The length of the usage that makes up a bucket: a period's is that of its days."""
-        return "day" if self.per == "period" else self.per
 
 
 class Crossing(NamedTuple):
-    """A threshold that was reached, or is no longer reached, as an event says it.
+    """A threshold that was reached, or is no longer reached.
 
     ``reached_amount``: the amount when it was reached, the last time of ``times_reached``.
     """
@@ -80,14 +77,16 @@ class Crossing(NamedTuple):
     times_reached: int
 
 
-def read_limits(
-    connection: Connection, realm_ids: Collection[int], limit_id: int | None = None
-) -> list[Limit]:
-    """The limits of some realms, or one of them."""
-    rows = connection.execute(
-        _QUERIES.text("read_limits"), {"realm_ids": list(realm_ids), "limit_id": limit_id}
-    )
-    return [Limit(*row) for row in rows]
+def limited_lengths(connection: Connection, realm_ids: Collection[int]) -> list[LimitedLength]:
+    """The lengths of the limits of some realms."""
+    rows = connection.execute(_QUERIES.text("limited_lengths"), {"realm_ids": list(realm_ids)})
+    return [LimitedLength(realm_id, per, to_micros(set_at)) for realm_id, per, set_at in rows]
+
+
+def read_limits(connection: Connection, limit_ids: Iterable[int]) -> dict[int, Limit]:
+    """Limits by their numbers."""
+    rows = connection.execute(_QUERIES.text("read_limits"), {"limit_ids": list(limit_ids)})
+    return {row.limit_id: Limit(*row) for row in rows}
 
 
 def put_limit(connection: Connection, values: Mapping[str, Any]) -> tuple[int, bool]:
@@ -99,18 +98,29 @@ def put_limit(connection: Connection, values: Mapping[str, Any]) -> tuple[int, b
     return unchanged, False
 
 
-def delete_limit(connection: Connection, limit_id: int) -> int | None:
-    """Delete a limit and its states; returns its realm, None for an unknown limit."""
-    realm_id: int | None = connection.execute(
-        _QUERIES.text("delete_limit"), {"limit_id": limit_id}
-    ).scalar()
-    return realm_id
+def delete_limit(connection: Connection, limit_id: int) -> bool:
+    """Delete a limit and its states; False for an unknown limit."""
+    deleted = connection.execute(_QUERIES.text("delete_limit"), {"limit_id": limit_id})
+    return deleted.scalar() is not None
+
+
+def create_scratch_tables(connection: Connection) -> None:
+    """Create the scratch tables that the roll-up names, also where there is no limit."""
+    for table in ("realms", "users"):
+        connection.execute(_QUERIES.text(f"create_staged_limit_{table}"))
+
+
+def stage_realms(connection: Connection, realm_ids: Iterable[int]) -> dict[int, int]:
+    """Stage the realms whose users have limits; returns the start of the last hour of each."""
+    connection.execute(_QUERIES.text("stage_limit_realms"), {"realm_ids": list(realm_ids)})
+    rows = connection.execute(_QUERIES.text("read_last_hours"))
+    return {realm_id: to_micros(last_hour) for realm_id, last_hour in rows}
 
 
 def stage_buckets(
-    connection: Connection, buckets: Iterable[tuple[Limit, Bucket]], folds: Mapping[int, int]
+    connection: Connection, buckets: Iterable[LimitBucket], folds: Mapping[int, int]
 ) -> None:
-    """Stage the buckets to be evaluated. ``folds``: the fold watermarks of realms."""
+    """Stage the buckets to be looked at. ``folds``: the fold watermarks of their realms."""
     for table in ("buckets", "checks", "usage"):
         connection.execute(_QUERIES.text(f"create_staged_limit_{table}"))
     with binary_cursor(psycopg_connection(connection)) as cursor:
@@ -120,42 +130,57 @@ def stage_buckets(
             _BUCKETS,
             (
                 (
-                    limit.limit_id,
-                    limit.realm_id,
-                    limit.whom,
-                    None if limit.user_key is None else limit.user_key.bytes,
-                    limit.level,
+                    realm_id,
+                    per,
+                    _level(per),
                     bucket.starts_at,
                     bucket.ends_at,
                     bucket.time_zone,
-                    bucket.ends_at if limit.per == "hour" else folds[limit.realm_id],
+                    # The table of hours has all of them.
+                    bucket.ends_at if per == "hour" else folds[realm_id],
                 )
-                for limit, bucket in buckets
+                for realm_id, per, bucket in buckets
             ),
         )
 
 
-def stage_all(connection: Connection, limits: Collection[Limit]) -> None:
-    """Stage everyone with usage in the staged buckets, and every state that may not hold now."""
-    with prefer_index_scans(connection):
-        for level, usage in _USER_USAGE.items():
-            connection.execute(_QUERIES.text("stage_all_users", usage=usage), {"level": level})
-        connection.execute(_QUERIES.text("stage_realms"))
-        connection.execute(_QUERIES.text("stage_lost_states"), {"limit_ids": _ids(limits)})
+def stage_all_users(connection: Connection) -> None:
+    """Stage everyone with usage in the staged buckets."""
+    for level, length in _LEVELS.items():
+        connection.execute(
+            _QUERIES.text("stage_all_users", usage=f"user_usage_{length}"), {"level": level}
+        )
 
 
-def change_states(connection: Connection, limits: Collection[Limit]) -> list[Crossing]:
-    """Compare what is staged with the limits, and record what was reached or cleared."""
-    levels = {limit.level for limit in limits} | {"hour"}
+def stage_checks(connection: Connection) -> None:
+    """Stage the limits of the staged users, and those of the realms."""
     with prefer_index_scans(connection):
-        for level in sorted(levels):
-            for name, usage in (("user", _USER_USAGE), ("realm", _REALM_USAGE)):
+        connection.execute(_QUERIES.text("stage_last_hours"))
+        connection.execute(_QUERIES.text("stage_checks"))
+
+
+def stage_lost_states(connection: Connection, realm_id: int) -> None:
+    """Stage what is reached in a realm where no usage is staged."""
+    connection.execute(_QUERIES.text("stage_lost_states"), {"realm_id": realm_id})
+
+
+def change_states(connection: Connection, pers: Iterable[str]) -> list[Crossing]:
+    """Compare the staged usage with the limits, and record what it reached or no longer reaches.
+
+    ``pers``: the lengths of the limits.
+    """
+    with prefer_index_scans(connection):
+        for level in sorted({_level(per) for per in pers}):
+            for of in ("user", "realm"):
                 connection.execute(
-                    _QUERIES.text(f"count_{name}_usage", usage=usage[level]), {"level": level}
+                    _QUERIES.text(f"count_{of}_usage", usage=f"{of}_usage_{_LEVELS[level]}"),
+                    {"level": level},
                 )
-        rows = connection.execute(_QUERIES.text("change_states"), {"limit_ids": _ids(limits)})
-        return [Crossing(*row) for row in rows]
+        crossings = [Crossing(*row) for row in connection.execute(_QUERIES.text("change_states"))]
+        connection.execute(_QUERIES.text("set_next_checks"))
+        return crossings
 
 
-def _ids(limits: Iterable[Limit]) -> list[int]:
-    return [limit.limit_id for limit in limits]
+def _level(per: str) -> str:
+    """The length of the usage that a bucket is summed from: a period's is the day."""
+    return "day" if per == "period" else per

@@ -2,20 +2,18 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from sqlalchemy import Engine
 
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock
+from accounting.domain.limits import Direction, Measure, Per
 from accounting.errors import UsageError
 from accounting.identities.realm_queries import find_realm, read_rules
 from accounting.identities.user_queries import find_user_key, unknown_user_error
 from accounting.usage.limits import evaluation, limit_queries
 
-Measure = Literal["bytes", "sessions", "session_seconds"]
-Direction = Literal["both", "received", "sent"]
-Per = Literal["hour", "day", "month", "period"]
 THE_LIMIT: Final = 100
 """The threshold that is the limit itself, in percent."""
 
@@ -66,9 +64,8 @@ def set_limit(
             "thresholds": sorted({*warnings, THE_LIMIT}),
         }
         limit_id, is_changed = limit_queries.put_limit(connection, values)
-        limits = limit_queries.read_limits(connection, [realm_id], limit_id)
         rules = read_rules(connection, realm_id)
-        events = evaluation.evaluate_realm(connection, rules, realm_id, limits)
+        events = evaluation.evaluate_realm(connection, rules, realm_id)
         return SetLimit(limit_id=limit_id, is_changed=is_changed, events=events)
 
 
@@ -79,5 +76,5 @@ def remove_limit(engine: Engine, limit_id: int) -> None:
     """
     with lost_connections(), engine.begin() as connection:
         lock(connection, "rollup")
-        if limit_queries.delete_limit(connection, limit_id) is None:
+        if not limit_queries.delete_limit(connection, limit_id):
             raise UsageError(f"there is no limit {limit_id}: `turn-accounting limit list`")

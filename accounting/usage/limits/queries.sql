@@ -1,37 +1,56 @@
+-- name: create_staged_limit_realms
+-- Scratch table for the realms whose users have limits, with their last hour, and the weights of the
+-- scores of that hour.
+CREATE TEMP TABLE IF NOT EXISTS staged_limit_realms (
+    realm_id integer PRIMARY KEY, last_hour timestamptz,
+    bytes_weight bigint, sessions_weight bigint, microseconds_weight bigint
+) ON COMMIT DELETE ROWS;
+
+-- name: create_staged_limit_users
+-- Scratch table for the users whose limits are to be looked at, with an hour that changed.
+CREATE TEMP TABLE IF NOT EXISTS staged_limit_users (
+    realm_id integer, user_key uuid, starts_at timestamptz
+) ON COMMIT DELETE ROWS;
+
 -- name: create_staged_limit_buckets
--- Scratch table for the buckets to be evaluated. level: whose usage has this length; folded_until: from
--- there on its users' usage is only in their hours.
+-- Scratch table for the buckets to be looked at. level: the length of the usage that they are summed
+-- from; folded_until: from there on it is only in the hours of users.
 CREATE TEMP TABLE IF NOT EXISTS staged_limit_buckets (
-    limit_id integer, realm_id integer, whom text, user_key uuid, level text,
-    starts_at timestamptz, ends_at timestamptz, time_zone text, folded_until timestamptz
+    realm_id integer, per text, level text,
+    starts_at timestamptz, ends_at timestamptz, time_zone text, folded_until timestamptz,
+    PRIMARY KEY (realm_id, per, starts_at)
 ) ON COMMIT DELETE ROWS;
 
 -- name: create_staged_limit_checks
--- Scratch table for the users, or the realm, whose usage of a bucket is to be looked at. counted_until:
--- the end of the bucket, or its start where the bucket no longer exists.
+-- Scratch table for the limits to be looked at, by user and bucket. Zeros are the key of a realm.
+-- counted_until: the end of the bucket, or its start where the bucket no longer exists.
 CREATE TEMP TABLE IF NOT EXISTS staged_limit_checks (
-    limit_id integer, user_key uuid, level text,
+    limit_id integer, realm_id integer, user_key uuid, level text,
     starts_at timestamptz, ends_at timestamptz, time_zone text,
     counted_until timestamptz, folded_until timestamptz
 ) ON COMMIT DELETE ROWS;
 
 -- name: create_staged_limit_usage
--- Scratch table for the usage of what is to be looked at, in the unit of its limit.
+-- Scratch table for the usage that is compared with limits, in their unit.
 CREATE TEMP TABLE IF NOT EXISTS staged_limit_usage (
-    limit_id integer, user_key uuid,
+    limit_id integer, realm_id integer, user_key uuid,
     starts_at timestamptz, ends_at timestamptz, time_zone text, usage numeric
 ) ON COMMIT DELETE ROWS;
 
--- name: read_limits
--- The limits of some realms, or of one.
-SELECT limit_id, realm_id, whom, user_key, measure, direction, per, amount, thresholds, set_at
+-- name: limited_lengths
+-- The lengths of the limits of some realms, and since when the oldest holds.
+SELECT realm_id, per, min(set_at) AS set_at
 FROM accounting.limits
 WHERE realm_id = ANY (CAST(:realm_ids AS integer[]))
-    AND (CAST(:limit_id AS integer) IS NULL OR limit_id = :limit_id)
-ORDER BY limit_id;
+GROUP BY realm_id, per;
+
+-- name: read_limits
+-- Limits by their numbers.
+SELECT limit_id, realm_id, whom, measure, direction, per, amount
+FROM accounting.limits WHERE limit_id = ANY (CAST(:limit_ids AS integer[]));
 
 -- name: put_limit
--- Inserts a limit, or changes the one that limits the same. Nothing is returned where nothing changes.
+-- Inserts a limit, or changes that of the same usage. Nothing is returned where nothing changes.
 INSERT INTO accounting.limits AS l (
     realm_id, whom, user_key, measure, direction, per, amount, thresholds, set_at
 )
@@ -45,47 +64,88 @@ WHERE (l.amount, l.thresholds) <> (excluded.amount, excluded.thresholds)
 RETURNING limit_id;
 
 -- name: find_limit
--- The number of the limit that limits the same.
+-- The number of the limit of the same usage.
 SELECT limit_id FROM accounting.limits
 WHERE realm_id = :realm_id AND whom = :whom AND measure = :measure AND direction = :direction
     AND per = :per AND user_key IS NOT DISTINCT FROM CAST(:user_key AS uuid);
 
 -- name: delete_limit
--- Deletes a limit and its states; returns its realm.
-WITH removed AS (
-    DELETE FROM accounting.limits WHERE limit_id = :limit_id RETURNING limit_id, realm_id
-), states AS (
-    DELETE FROM accounting.limit_states s USING removed r WHERE s.limit_id = r.limit_id
+-- Deletes a limit and its states; returns its number.
+WITH states AS (
+    DELETE FROM accounting.limit_states WHERE limit_id = :limit_id
 )
-SELECT realm_id FROM removed;
+DELETE FROM accounting.limits WHERE limit_id = :limit_id RETURNING limit_id;
+
+-- name: stage_limit_realms
+-- Stages the realms whose users have limits. A byte weighs as much as ten microseconds, and a session as
+-- a megabyte.
+INSERT INTO staged_limit_realms
+SELECT l.realm_id,
+    (SELECT max(b.starts_at) FROM accounting.buckets b
+        WHERE b.realm_id = l.realm_id AND b.level = 'hour'),
+    CASE WHEN bool_or(l.measure = 'bytes') THEN 10 ELSE 0 END,
+    CASE WHEN bool_or(l.measure = 'sessions') THEN 10000000 ELSE 0 END,
+    CASE WHEN bool_or(l.measure = 'session_seconds') THEN 1 ELSE 0 END
+FROM accounting.limits l
+WHERE l.realm_id = ANY (CAST(:realm_ids AS integer[])) AND l.whom <> 'realm'
+GROUP BY l.realm_id;
+
+-- name: read_last_hours
+-- The last hours of the staged realms that have usage.
+SELECT realm_id, last_hour FROM staged_limit_realms WHERE last_hour IS NOT NULL;
 
 -- name: stage_all_users
 -- Stages everyone who has usage in the staged buckets of one length, by :"usage".
-INSERT INTO staged_limit_checks
-SELECT DISTINCT b.limit_id, u.user_key, b.level, b.starts_at, b.ends_at, b.time_zone, b.ends_at,
-    b.folded_until
+INSERT INTO staged_limit_users
+SELECT DISTINCT b.realm_id, u.user_key, b.starts_at
 FROM staged_limit_buckets b
 JOIN accounting.:"usage" u
     ON u.realm_id = b.realm_id AND u.starts_at >= b.starts_at AND u.starts_at < b.ends_at
-WHERE b.whom <> 'realm' AND b.level = :level
-    AND (b.user_key IS NULL OR u.user_key = b.user_key);
+WHERE b.level = :level;
 
--- name: stage_realms
--- Stages the realms of the staged buckets. Their key is zero.
+-- name: stage_last_hours
+-- Stages the last hour for users with another hour that changed: its score holds only while no other
+-- hour changes.
+INSERT INTO staged_limit_users
+SELECT DISTINCT u.realm_id, u.user_key, r.last_hour
+FROM staged_limit_users u
+JOIN staged_limit_realms r USING (realm_id)
+WHERE u.starts_at <> r.last_hour;
+
+-- name: stage_checks
+-- Stages the limits of the staged users, in the buckets of their hours, and those of realms.
 INSERT INTO staged_limit_checks
-SELECT limit_id, '00000000-0000-0000-0000-000000000000', level, starts_at, ends_at, time_zone,
-    ends_at, folded_until
-FROM staged_limit_buckets WHERE whom = 'realm';
+SELECT DISTINCT l.limit_id, u.realm_id, u.user_key, b.level, b.starts_at, b.ends_at, b.time_zone,
+    b.ends_at, b.folded_until
+FROM staged_limit_users u
+JOIN staged_limit_buckets b
+    ON b.realm_id = u.realm_id AND u.starts_at >= b.starts_at AND u.starts_at < b.ends_at
+JOIN accounting.limits l
+    ON l.realm_id = b.realm_id AND l.whom = 'every_user' AND l.per = b.per AND l.set_at < b.ends_at
+UNION ALL
+SELECT DISTINCT l.limit_id, u.realm_id, u.user_key, b.level, b.starts_at, b.ends_at, b.time_zone,
+    b.ends_at, b.folded_until
+FROM staged_limit_users u
+JOIN staged_limit_buckets b
+    ON b.realm_id = u.realm_id AND u.starts_at >= b.starts_at AND u.starts_at < b.ends_at
+JOIN accounting.limits l
+    ON l.realm_id = b.realm_id AND l.whom = 'user' AND l.user_key = u.user_key AND l.per = b.per
+    AND l.set_at < b.ends_at
+UNION ALL
+SELECT l.limit_id, b.realm_id, '00000000-0000-0000-0000-000000000000', b.level, b.starts_at,
+    b.ends_at, b.time_zone, b.ends_at, b.folded_until
+FROM staged_limit_buckets b
+JOIN accounting.limits l
+    ON l.realm_id = b.realm_id AND l.whom = 'realm' AND l.per = b.per AND l.set_at < b.ends_at;
 
 -- name: stage_lost_states
--- Stages what is reached of limits in buckets that are not staged: they have no usage any more.
+-- Stages what a realm has reached where no usage is staged: the bucket or its usage no longer exists.
 INSERT INTO staged_limit_checks
-SELECT DISTINCT s.limit_id, s.user_key, 'hour', s.starts_at, s.ends_at, s.time_zone, s.starts_at,
-    CAST('infinity' AS timestamptz)
+SELECT DISTINCT s.limit_id, l.realm_id, s.user_key, 'hour', s.starts_at, s.ends_at, s.time_zone,
+    s.starts_at, s.starts_at
 FROM accounting.limit_states s
 JOIN accounting.limits l USING (limit_id)
-WHERE s.limit_id = ANY (CAST(:limit_ids AS integer[]))
-    AND s.cleared_at IS NULL AND s.ends_at > l.set_at
+WHERE l.realm_id = :realm_id AND s.cleared_at IS NULL AND s.ends_at > l.set_at
     AND NOT EXISTS (
         SELECT FROM staged_limit_checks c
         WHERE c.limit_id = s.limit_id AND c.user_key = s.user_key AND c.starts_at = s.starts_at
@@ -95,7 +155,7 @@ WHERE s.limit_id = ANY (CAST(:limit_ids AS integer[]))
 -- Sums the usage of the staged users in their buckets of one length, by :"usage", and by the hours that
 -- are not folded into it.
 INSERT INTO staged_limit_usage
-SELECT c.limit_id, c.user_key, c.starts_at, c.ends_at, c.time_zone,
+SELECT c.limit_id, c.realm_id, c.user_key, c.starts_at, c.ends_at, c.time_zone,
     accounting.limited_usage(l.measure, l.direction, s.received_bytes, s.sent_bytes,
         s.sessions_started, s.session_microseconds)
 FROM staged_limit_checks c
@@ -122,7 +182,7 @@ WHERE l.whom <> 'realm' AND c.level = :level;
 -- name: count_realm_usage
 -- Sums the usage of the staged realms in their buckets of one length, by :"usage".
 INSERT INTO staged_limit_usage
-SELECT c.limit_id, c.user_key, c.starts_at, c.ends_at, c.time_zone,
+SELECT c.limit_id, c.realm_id, c.user_key, c.starts_at, c.ends_at, c.time_zone,
     accounting.limited_usage(l.measure, l.direction, s.received_bytes, s.sent_bytes,
         s.sessions_started, s.session_microseconds)
 FROM staged_limit_checks c
@@ -133,7 +193,7 @@ CROSS JOIN LATERAL (
         coalesce(sum(u.sessions_started), 0) AS sessions_started,
         coalesce(sum(u.session_microseconds), 0) AS session_microseconds
     FROM accounting.:"usage" u
-    WHERE u.realm_id = l.realm_id
+    WHERE u.realm_id = c.realm_id
         AND u.starts_at >= c.starts_at AND u.starts_at < c.counted_until
 ) s
 WHERE l.whom = 'realm' AND c.level = :level;
@@ -141,21 +201,16 @@ WHERE l.whom = 'realm' AND c.level = :level;
 -- name: change_states
 -- Records which thresholds the staged usage has reached that were not, and which it no longer reaches;
 -- returns both. reached_amount: the amount at which the threshold was reached.
-WITH bounds AS MATERIALIZED (
-    SELECT l.limit_id, l.realm_id, t.threshold, l.amount,
-        CAST(l.amount AS numeric) * t.threshold * 0.01 AS bound
-    FROM accounting.limits l CROSS JOIN LATERAL unnest(l.thresholds) AS t (threshold)
-    WHERE l.limit_id = ANY (CAST(:limit_ids AS integer[]))
-),
-reached AS MATERIALIZED (
-    SELECT u.limit_id, b.realm_id, u.user_key, u.starts_at, b.threshold, u.ends_at, u.time_zone,
-        b.amount, u.usage
+WITH reached AS MATERIALIZED (
+    SELECT u.limit_id, l.realm_id, u.user_key, u.starts_at, t.threshold, u.ends_at, u.time_zone,
+        l.amount, u.usage
     FROM staged_limit_usage u
-    JOIN bounds b ON b.limit_id = u.limit_id AND u.usage >= b.bound
-    WHERE NOT EXISTS (
+    JOIN accounting.limits l USING (limit_id)
+    CROSS JOIN LATERAL unnest(l.thresholds) AS t (threshold)
+    WHERE u.usage * 100 >= CAST(l.amount AS numeric) * t.threshold AND NOT EXISTS (
         SELECT FROM accounting.limit_states s
         WHERE s.limit_id = u.limit_id AND s.user_key = u.user_key AND s.starts_at = u.starts_at
-            AND s.threshold = b.threshold AND s.cleared_at IS NULL
+            AND s.threshold = t.threshold AND s.cleared_at IS NULL
     )
 ),
 no_longer AS MATERIALIZED (
@@ -163,9 +218,10 @@ no_longer AS MATERIALIZED (
     FROM staged_limit_usage u
     JOIN accounting.limit_states s
         ON s.limit_id = u.limit_id AND s.user_key = u.user_key AND s.starts_at = u.starts_at
-    WHERE s.cleared_at IS NULL AND NOT EXISTS (
-        SELECT FROM bounds b
-        WHERE b.limit_id = s.limit_id AND b.threshold = s.threshold AND u.usage >= b.bound
+    JOIN accounting.limits l ON l.limit_id = u.limit_id
+    WHERE s.cleared_at IS NULL AND NOT (
+        s.threshold = ANY (l.thresholds)
+        AND u.usage * 100 >= CAST(l.amount AS numeric) * s.threshold
     )
 ),
 inserted AS (
@@ -198,3 +254,34 @@ SELECT 'limit.cleared', limit_id, user_key, starts_at, threshold, ends_at, usage
     times_reached
 FROM cleared
 ORDER BY limit_id, user_key, starts_at, threshold;
+
+-- name: set_next_checks
+-- Sets up to which score the last hour of the staged users may grow before one of their limits can be
+-- reached. What grows by the distance to a threshold makes the score grow by at
+-- least as much times its weight. Without a distance none can be reached.
+UPDATE accounting.user_usage_hourly h SET next_check_score = n.distance + accounting.limit_score(
+    n.bytes_weight, n.sessions_weight, n.microseconds_weight,
+    h.received_bytes, h.sent_bytes, h.sessions_started, h.session_microseconds)
+FROM (
+    SELECT d.user_key, r.last_hour, r.bytes_weight, r.sessions_weight, r.microseconds_weight,
+        CAST(floor(least(4611686018427387904, min(d.distance * CASE d.measure
+            WHEN 'bytes' THEN r.bytes_weight
+            WHEN 'sessions' THEN r.sessions_weight
+            ELSE r.microseconds_weight * 1000000 END))) AS bigint) AS distance
+    FROM (
+        SELECT u.realm_id, u.user_key, u.starts_at, CAST('infinity' AS timestamptz) AS ends_at,
+            '' AS measure, CAST(NULL AS numeric) AS distance
+        FROM staged_limit_users u
+        UNION ALL
+        SELECT g.realm_id, g.user_key, g.starts_at, g.ends_at, l.measure,
+            CAST(l.amount AS numeric) * t.threshold * 0.01 - g.usage
+        FROM staged_limit_usage g
+        JOIN accounting.limits l USING (limit_id)
+        CROSS JOIN LATERAL unnest(l.thresholds) AS t (threshold)
+        WHERE l.whom <> 'realm' AND g.usage * 100 < CAST(l.amount AS numeric) * t.threshold
+    ) d
+    JOIN staged_limit_realms r ON r.realm_id = d.realm_id
+        AND r.last_hour >= d.starts_at AND r.last_hour < d.ends_at
+    GROUP BY d.user_key, r.realm_id
+) n
+WHERE h.user_key = n.user_key AND h.starts_at = n.last_hour;

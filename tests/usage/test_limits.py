@@ -1,0 +1,372 @@
+"""Limits: events when the usage of a bucket reaches a threshold, and when it no longer does."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import pytest
+
+from accounting.audit.rebuild import rebuild
+from accounting.domain.amounts import parse_bytes
+from accounting.errors import UsageError
+from accounting.identities.erase import erase
+from accounting.identities.realm_rules import remove_realm
+from accounting.usage.limits.limit_rules import SetLimit, remove_limit, set_limit
+from accounting.usage.rollup import rollup
+from tests.support.books import Books
+from tests.support.coturn_messages import FakeAllocation, run_jobs_at
+from tests.support.crash_injection import CrashInjector, crashing_engine, run_through_crashes
+from tests.support.realm_rules import set_realm_rule
+
+HOUR, DAY = 3600, 86_400
+REACHED, CLEARED = "limit.reached", "limit.cleared"
+
+
+def limit(books: Books, **options: Any) -> SetLimit:
+    """Set a limit of example.org, by default 1,000 bytes a month for every user."""
+    chosen: dict[str, Any] = {"measure": "bytes", "per": "month", "amount": 1000}
+    chosen["every_user"] = "user" not in options
+    return set_limit(books.engine, "example.org", **(chosen | options))
+
+
+def open_books(books: Books) -> FakeAllocation:
+    """The realm is known, the database's clock goes on from the start, and alice has a session."""
+    set_realm_rule(books, "example.org", anchor_day=15)
+    run_jobs_at(books, 0)
+    alice = FakeAllocation(books)
+    alice.new(0, 90 * DAY)
+    run_jobs_at(books, 1)
+    return alice
+
+
+def states(books: Books) -> list[tuple[Any, ...]]:
+    """(whom, user, threshold, usage, whether it is reached now, times) of all states."""
+    return [
+        (
+            row["whom"],
+            row["user_id"],
+            row["threshold"],
+            int(row["usage"]),
+            row["cleared_at"] is None,
+            row["times_reached"],
+        )
+        for row in books.rows("limit_states", order="limit_id, user_id, starts_at, threshold")
+    ]
+
+
+def event_rows(books: Books) -> list[dict[str, Any]]:
+    """The limits' events in order; each has an id of its own."""
+    rows = books.query(
+        "SELECT event_id, type, payload FROM accounting.feed_outbox"
+        " WHERE type LIKE 'limit.%%' ORDER BY outbox_id"
+    )
+    assert len({row["event_id"] for row in rows}) == len(rows)
+    return rows
+
+
+def events(books: Books) -> list[tuple[str, int, float]]:
+    """(type, threshold, usage) of the limits' events, in order."""
+    return [
+        (row["type"], row["payload"]["threshold"], row["payload"]["usage"])
+        for row in event_rows(books)
+    ]
+
+
+def use(books: Books, allocation: FakeAllocation, second: float, received: int) -> None:
+    """Receive so many bytes from a client, and run the jobs."""
+    allocation.interim(second, 1, received, 0, 0)
+    run_jobs_at(books, second + 1)
+
+
+def test_each_threshold_is_one_event_when_usage_reaches_it(books: Books) -> None:
+    alice = open_books(books)
+    assert limit(books, warnings=[50, 95]) == SetLimit(limit_id=1, is_changed=True, events=0)
+    for second, expected in (
+        (10, []),
+        (20, [(REACHED, 50, 600)]),
+        (30, []),
+        (HOUR, [(REACHED, 95, 1200), (REACHED, 100, 1200)]),
+        (HOUR + 10, []),
+    ):
+        before = events(books)
+        alice.interim(second, 1, 200, 1, 100)
+        run_jobs_at(books, second + 1)
+        assert events(books)[len(before) :] == expected
+    assert states(books) == [
+        ("every_user", "alice", 50, 600, True, 1),
+        ("every_user", "alice", 95, 1200, True, 1),
+        ("every_user", "alice", 100, 1200, True, 1),
+    ]
+    [key] = {row["user_key"] for row in books.rows("user_usage_hourly")}
+    assert event_rows(books)[0]["payload"] == {
+        "limit_id": 1,
+        "whom": "every_user",
+        "user_key": str(key),
+        "measure": "bytes",
+        "direction": "both",
+        "per": "month",
+        "amount": 1000,
+        "threshold": 50,
+        "usage": 600,
+        "starts_at": "2026-11-01T00:00:00+00:00",
+        "ends_at": "2026-12-01T00:00:00+00:00",
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "usage"),
+    [
+        ({"measure": "bytes", "amount": 700}, 700),
+        ({"measure": "bytes", "amount": 600, "direction": "received"}, 600),
+        ({"measure": "bytes", "amount": 100, "direction": "sent"}, 100),
+        ({"measure": "sessions", "amount": 1}, 1),
+        ({"measure": "session_seconds", "amount": 30}, 30),
+        ({"measure": "bytes", "amount": 700, "user": "alice"}, 700),
+        ({"measure": "bytes", "amount": 701, "every_user": False}, 800),
+        ({"measure": "session_seconds", "amount": 31, "every_user": False}, 60),
+    ],
+)
+def test_each_measure_and_whom_is_limited(
+    books: Books, options: dict[str, Any], usage: int
+) -> None:
+    """Alice receives 600 bytes and sends 100 in 30 seconds, which is not limited for bob."""
+    alice = open_books(books)
+    bob = FakeAllocation(books, user="bob", allocation=2)
+    for per in ("hour", "day", "month", "period"):
+        limit(books, per=per, **options)
+    bob.new(1, DAY)
+    alice.interim(30, 1, 600, 1, 100)
+    bob.interim(31, 1, 90, 1, 10)
+    run_jobs_at(books, 32)
+    of_alice = [row for row in event_rows(books) if row["payload"]["whom"] == "realm"] or [
+        row
+        for row, state in zip(
+            event_rows(books), books.rows("limit_states", order="limit_id, user_key"), strict=True
+        )
+        if state["user_id"] == "alice"
+    ]
+    assert [row["payload"]["usage"] for row in of_alice] == [usage] * 4
+    by_per = {row["per"]: row for row in books.rows("limit_states")}
+    assert (by_per["period"]["starts_at"], by_per["period"]["ends_at"]) == (
+        datetime(2026, 10, 15, tzinfo=UTC),
+        datetime(2026, 11, 15, tzinfo=UTC),
+    )
+    assert (by_per["hour"]["starts_at"], by_per["hour"]["ends_at"]) == (
+        datetime(2026, 11, 2, 12, tzinfo=UTC),
+        datetime(2026, 11, 2, 13, tzinfo=UTC),
+    )
+
+
+def test_setting_a_limit_counts_what_is_used_and_changing_it_clears_what_no_longer_holds(
+    books: Books,
+) -> None:
+    alice = open_books(books)
+    use(books, alice, 10, 900)
+    assert limit(books, warnings=[50]) == SetLimit(limit_id=1, is_changed=True, events=1)
+    assert limit(books, warnings=[50]) == SetLimit(limit_id=1, is_changed=False, events=0)
+    assert limit(books, amount=800).events == 2
+    assert limit(books, amount=2000).events == 1
+    use(books, alice, 20, 1100)
+    assert events(books) == [
+        (REACHED, 50, 900),
+        (CLEARED, 50, 900),
+        (REACHED, 100, 900),
+        (CLEARED, 100, 900),
+        (REACHED, 100, 2000),
+    ]
+    assert states(books)[-1] == ("every_user", "alice", 100, 2000, True, 2)
+    remove_limit(books.engine, 1)
+    assert (states(books), books.rows("limits"), len(events(books))) == ([], [], 5)
+    with pytest.raises(UsageError, match="there is no limit 1"):
+        remove_limit(books.engine, 1)
+
+
+def test_a_correction_clears_and_more_usage_reaches_again(books: Books) -> None:
+    """The total of a session is below its interims."""
+    alice = open_books(books)
+    limit(books)
+    use(books, alice, 10, 600)
+    use(books, alice, HOUR, 600)
+    alice.deleted(2 * HOUR)
+    alice.total(2 * HOUR, 2, 700, 0, 0)
+    run_jobs_at(books, 2 * HOUR + 1)
+    assert events(books) == [(REACHED, 100, 1200), (CLEARED, 100, 700)]
+    again = FakeAllocation(books, allocation=2)
+    again.new(2 * HOUR + 10, DAY)
+    use(books, again, 2 * HOUR + 20, 300)
+    assert events(books) == [
+        (REACHED, 100, 1200),
+        (CLEARED, 100, 700),
+        (REACHED, 100, 1000),
+    ]
+    assert states(books) == [("every_user", "alice", 100, 1000, True, 2)]
+
+
+def test_buckets_that_ended_before_the_limit_was_set_have_none(books: Books) -> None:
+    alice = open_books(books)
+    use(books, alice, 10, 5000)
+    run_jobs_at(books, 40 * DAY)
+    assert limit(books).events == 0
+    books.query(
+        "INSERT INTO accounting.usage_deltas (realm_id, user_key, starts_at, received_bytes)"
+        " SELECT realm_id, user_key, min(starts_at), 5000 FROM accounting.user_usage_hourly"
+        " GROUP BY 1, 2 RETURNING 1"
+    )
+    books.rollup()
+    assert events(books) == []
+
+
+def test_late_usage_of_a_past_bucket_counts_in_it(books: Books) -> None:
+    alice = open_books(books)
+    limit(books, per="hour")
+    slow = FakeAllocation(books, source="slow", allocation=2)
+    slow.new(5, DAY)
+    run_jobs_at(books, 6, "slow")
+    use(books, alice, 10, 600)
+    use(books, alice, 5 * HOUR, 600)
+    assert events(books) == []
+    slow.interim(20, 1, 400, 0, 0)
+    run_jobs_at(books, 30, "slow")
+    assert events(books) == [(REACHED, 100, 1000)]
+    [state] = books.rows("limit_states")
+    assert state["starts_at"] == datetime(2026, 11, 2, 12, tzinfo=UTC)
+
+
+def test_usage_in_a_current_and_a_past_hour_adds_up(books: Books) -> None:
+    """Each hour alone stays below what its last look allowed it."""
+    alice = open_books(books)
+    slow = FakeAllocation(books, source="slow", allocation=2)
+    slow.new(5, DAY)
+    run_jobs_at(books, 6, "slow")
+    limit(books)
+    use(books, alice, HOUR, 500)
+    slow.interim(20, 1, 300, 0, 0)
+    run_jobs_at(books, 30, "slow")
+    use(books, alice, HOUR + 10, 199)
+    assert events(books) == []
+    use(books, alice, HOUR + 20, 1)
+    assert events(books) == [(REACHED, 100, 1000)]
+
+
+def test_a_rule_of_the_realm_that_changes_moves_the_ends_of_what_is_reached(books: Books) -> None:
+    alice = open_books(books)
+    limit(books, per="period")
+    limit(books, per="month")
+    use(books, alice, 10, 1000)
+    set_realm_rule(books, "example.org", anchor_day=20, time_zone="Asia/Tokyo")
+    ends = {row["per"]: row["ends_at"] for row in books.rows("limit_states")}
+    # From the next midnight in Tokyo on; the month is cut there.
+    assert ends == {
+        "period": datetime(2026, 11, 19, 15, tzinfo=UTC),
+        "month": datetime(2026, 11, 2, 15, tzinfo=UTC),
+    }
+    use(books, alice, 4 * HOUR, 1000)
+    assert events(books) == [(REACHED, 100, 1000)] * 3
+    assert [row["starts_at"] for row in books.rows("limit_states", order="starts_at")] == [
+        datetime(2026, 10, 15, tzinfo=UTC),
+        datetime(2026, 11, 1, tzinfo=UTC),
+        datetime(2026, 11, 2, 15, tzinfo=UTC),
+    ]
+
+
+def test_a_rebuild_clears_what_the_reports_do_not_say_and_finds_what_they_do(books: Books) -> None:
+    alice = open_books(books)
+    limit(books)
+    use(books, alice, 10, 1000)
+    with psycopg.connect(books.url()) as connection:
+        connection.execute("UPDATE accounting.reports SET received_bytes = 900 WHERE kind = 4")
+    assert list(rebuild(books.engine, "the report was wrong"))
+    assert events(books) == [(REACHED, 100, 1000), (CLEARED, 100, 900)]
+    with psycopg.connect(books.url()) as connection:
+        connection.execute("DELETE FROM accounting.limit_states")
+    use(books, alice, 20, 200)
+    assert len(states(books)) == 1
+
+
+def test_a_rebuild_of_right_books_restores_lost_states(books: Books) -> None:
+    """With the id of the same event, which numbering drops."""
+    alice = open_books(books)
+    limit(books)
+    use(books, alice, 10, 1000)
+    before = states(books)
+    [event] = event_rows(books)
+    with psycopg.connect(books.url()) as connection:
+        connection.execute("DELETE FROM accounting.limit_states")
+        connection.execute("DELETE FROM accounting.feed_outbox")
+    assert list(rebuild(books.engine, "a test")) == []
+    assert states(books) == before
+    assert [row["event_id"] for row in event_rows(books)] == [event["event_id"]]
+
+
+def test_an_erasure_leaves_the_states_without_a_name(books: Books) -> None:
+    alice = open_books(books)
+    limit(books, user="alice")
+    use(books, alice, 10, 1000)
+    erase(books.engine, "example.org", "alice")
+    assert [row["user_id"] for row in books.rows("limits")] == [""]
+    assert states(books) == [("user", "", 100, 1000, True, 1)]
+    assert "alice" not in str(event_rows(books))
+
+
+def test_a_realm_with_limits_is_not_removed(books: Books) -> None:
+    set_realm_rule(books, "example.org", anchor_day=1)
+    limit(books)
+    with pytest.raises(UsageError, match="has 1 limit: remove them before"):
+        remove_realm(books.engine, "example.org")
+    remove_limit(books.engine, 1)
+    remove_realm(books.engine, "example.org")
+
+
+def test_a_roll_up_that_is_killed_at_any_statement_makes_each_event_once(books: Books) -> None:
+    alice = open_books(books)
+    limit(books, warnings=[50])
+    limit(books, every_user=False, per="hour")
+    alice.interim(10, 1, 600, 0, 0)
+    books.advance_clock(20)
+    books.load()
+    books.settle()
+    injector = CrashInjector()
+    tables = ("usage_deltas", "limit_states", "feed_outbox", "user_usage_hourly")
+    with crashing_engine(books, injector) as engine:
+        assert run_through_crashes(books, injector, lambda: rollup(engine), tables, step=2) > 15
+    use(books, alice, 30, 400)
+    assert sorted(events(books)) == [
+        (REACHED, 50, 600),
+        (REACHED, 100, 1000),
+        (REACHED, 100, 1000),
+    ]
+
+
+def test_how_much_is_used_now_is_shown(books: Books) -> None:
+    alice = open_books(books)
+    for per in ("hour", "day", "month"):
+        limit(books, per=per)
+        limit(books, per=per, every_user=False, amount=2000)
+    use(books, alice, 10, 333)
+    shown = {
+        (row["whom"], row["per"], row["user_id"], int(row["usage"]), float(row["percent"]))
+        for row in books.rows("limit_usage")
+    }
+    assert shown == {
+        *(("every_user", per, "alice", 333, 33.3) for per in ("hour", "day", "month")),
+        *(("realm", per, None, 333, 16.6) for per in ("hour", "day", "month")),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        ("100GB", 100 * 10**9),
+        ("1TiB", 2**40),
+        ("1.5 kB", 1500),
+        ("20000", 20_000),
+        ("8EiB", None),
+        ("0", None),
+        ("1.5", None),
+        ("1iB", None),
+        ("-5GB", None),
+        ("many", None),
+    ],
+)
+def test_amounts_have_decimal_and_binary_units(text: str, amount: int | None) -> None:
+    assert parse_bytes(text) == amount

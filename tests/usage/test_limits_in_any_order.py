@@ -1,0 +1,267 @@
+"""Any order and batching of changes reaches the thresholds that the final hours reach."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from accounting.domain.calendar import BucketLength, to_micros
+from accounting.domain.periods import periods
+from accounting.domain.realm_rules import RealmRules
+from accounting.errors import ConnectionLost
+from accounting.identities.realm_queries import all_rules
+from accounting.usage.rollup import rollup
+from tests.support.books import Books
+from tests.support.crash_injection import (
+    BACKEND_IS_ALIVE,
+    CrashInjector,
+    SimulatedCrash,
+    crashing_engine,
+)
+from tests.support.realm_rules import set_realm_rule
+from tests.support.servers import wait_until
+from tests.support.truncate import empty_database
+
+ZONES: Final = {"example.org": "America/New_York", "example.net": "UTC"}
+USERS: Final = tuple(UUID(int=number) for number in range(1, 4))
+FIRST_HOUR: Final = datetime(2026, 11, 14, 20, tzinfo=UTC)
+"""Before midnight of the anchor day in both zones."""
+SET_AT: Final = FIRST_HOUR + timedelta(hours=2)
+COUNTERS: Final = ("received_bytes", "sent_bytes", "sessions_started", "session_microseconds")
+
+
+class Change(NamedTuple):
+    """A change of a user's hour."""
+
+    realm: int
+    user: int
+    hour: int
+    counts: tuple[int, ...]
+
+
+CHANGES: Final = st.lists(
+    st.builds(
+        Change,
+        st.integers(0, 1),
+        st.integers(0, len(USERS) - 1),
+        st.sampled_from([0, 0, 1, 3, 4, 8, 9, 9, 30, 400]),
+        st.tuples(
+            st.sampled_from([0, 1, 30, 50, 99, 100, -30]),
+            st.sampled_from([0, 1, 20, 100, -20]),
+            st.sampled_from([0, 0, 1, 2, -1]),
+            st.sampled_from([0, 1, 500_000, 3_000_000, -500_000]),
+        ),
+    ),
+    min_size=3,
+    max_size=20,
+)
+LIMITS: Final = st.lists(
+    st.builds(
+        lambda per, whom, kind, amount, warnings: (per, whom, *kind, amount, warnings),
+        st.sampled_from(["hour", "day", "month", "period"]),
+        st.sampled_from(["every_user", "every_user", "user", "realm"]),
+        st.sampled_from(
+            [
+                ("bytes", "both"),
+                ("bytes", "received"),
+                ("bytes", "sent"),
+                ("sessions", "both"),
+                ("session_seconds", "both"),
+            ]
+        ),
+        st.sampled_from([1, 3, 100, 150, 300]),
+        st.sampled_from([[], [33], [50, 80, 120]]),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+class LimitPlayer:
+    """Books with the realms and users of the changes."""
+
+    def __init__(self, books: Books) -> None:
+        self.books = books
+        empty_database(books.server, books.name)
+        books.set_database_clock(SET_AT)
+        for realm, zone in ZONES.items():
+            set_realm_rule(books, realm, time_zone=zone, anchor_day=15)
+        with psycopg.connect(books.url()) as connection:
+            self.realm_ids = [
+                int(row[0])
+                for realm in ZONES
+                for row in connection.execute(
+                    "SELECT realm_id FROM accounting.realms WHERE realm = %s", [realm]
+                )
+            ]
+
+    def set_limits(self, limits: Iterable[Sequence[Any]]) -> None:
+        for per, whom, measure, direction, amount, warnings in limits:
+            with psycopg.connect(self.books.url()) as connection:
+                for number, realm_id in enumerate(self.realm_ids):
+                    connection.execute(
+                        "INSERT INTO accounting.limits (realm_id, whom, user_key, measure,"
+                        " direction, per, amount, thresholds, set_at)"
+                        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+                        " ON CONFLICT DO NOTHING",
+                        [
+                            realm_id, whom, self.user_key(number, 0) if whom == "user" else None,
+                            measure, direction, per, amount, sorted({*warnings, 100}), SET_AT,
+                        ],
+                    )  # fmt: skip
+
+    @staticmethod
+    def user_key(realm: int, user: int) -> UUID:
+        return UUID(int=USERS[user].int + 1000 * realm)
+
+    def add(self, changes: Iterable[Change]) -> None:
+        with psycopg.connect(self.books.url()) as connection:
+            for change in changes:
+                connection.execute(
+                    "INSERT INTO accounting.usage_deltas (realm_id, user_key, starts_at,"
+                    " received_bytes, sent_bytes, sessions_started, session_microseconds)"
+                    " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+                    [
+                        self.realm_ids[change.realm],
+                        self.user_key(change.realm, change.user),
+                        FIRST_HOUR + timedelta(hours=change.hour),
+                        *change.counts,
+                    ],
+                )
+
+    def reached(self) -> set[tuple[Any, ...]]:
+        """(limit, user, start, threshold) of all that is reached now."""
+        return {
+            (row["limit_id"], row["user_key"], row["starts_at"], row["threshold"])
+            for row in self.books.query(
+                "SELECT * FROM accounting.limit_states WHERE cleared_at IS NULL"
+            )
+        }
+
+    def expected(self) -> set[tuple[Any, ...]]:
+        """The same from one pass over the hours of users."""
+        with self.books.engine.begin() as connection:
+            rules = all_rules(connection)
+        limits = self.books.query("SELECT * FROM accounting.limits")
+        sums: dict[tuple[Any, ...], list[int]] = {}
+        for hour in self.books.query("SELECT * FROM accounting.user_usage_hourly"):
+            for limit in limits:
+                if limit["realm_id"] != hour["realm_id"]:
+                    continue
+                if limit["user_key"] not in (None, hour["user_key"]):
+                    continue
+                start, end = span(rules[hour["realm_id"]], limit["per"], hour["starts_at"])
+                if end > to_micros(SET_AT):
+                    user = UUID(int=0) if limit["whom"] == "realm" else hour["user_key"]
+                    total = sums.setdefault((limit["limit_id"], user, start), [0] * 4)
+                    for place, name in enumerate(COUNTERS):
+                        total[place] += int(hour[name])
+        by_id = {limit["limit_id"]: limit for limit in limits}
+        return {
+            (limit_id, user, datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=start), of)
+            for (limit_id, user, start), total in sums.items()
+            for of in by_id[limit_id]["thresholds"]
+            if usage(by_id[limit_id], total) * 100 >= unit(by_id[limit_id]) * of
+        }
+
+    def assert_right(self) -> None:
+        """What is reached is right, and each event was enqueued once and in turn."""
+        assert self.reached() == self.expected()
+        rows = self.books.query(
+            "SELECT event_id, type, payload FROM accounting.feed_outbox ORDER BY outbox_id"
+        )
+        assert len({row["event_id"] for row in rows}) == len(rows)
+        types: dict[tuple[Any, ...], list[str]] = {}
+        for row in rows:
+            said = row["payload"]
+            key = (said["limit_id"], said["user_key"], said["starts_at"], said["threshold"])
+            types.setdefault(key, []).append(row["type"])
+        for of_one in types.values():
+            assert of_one == (["limit.reached", "limit.cleared"] * len(of_one))[: len(of_one)]
+        assert sum(len(of_one) % 2 for of_one in types.values()) == len(self.reached())
+
+
+def span(rules: RealmRules, per: str, moment: datetime) -> tuple[int, int]:
+    time = to_micros(moment)
+    if per == "period":
+        [period] = list(periods(rules, time, time))
+        return period.starts_at, period.ends_at
+    bucket = rules.calendar.bucket(BucketLength(per), time)
+    return bucket.starts_at, bucket.ends_at
+
+
+def usage(limit: Mapping[str, Any], total: Sequence[int]) -> int:
+    received, sent, sessions, micros = total
+    match limit["measure"], limit["direction"]:
+        case "bytes", "received":
+            return received
+        case "bytes", "sent":
+            return sent
+        case "bytes", _:
+            return received + sent
+        case "sessions", _:
+            return sessions
+        case _:
+            return micros
+
+
+def unit(limit: Mapping[str, Any]) -> int:
+    amount = int(limit["amount"])
+    return amount * 1_000_000 if limit["measure"] == "session_seconds" else amount
+
+
+PLAYS: Final = st.tuples(
+    CHANGES, LIMITS, st.lists(st.integers(0, 20), max_size=6), st.integers(0, 60)
+)
+"""Changes, limits, the changes before which there is a roll-up, and when one is killed."""
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@given(PLAYS)
+def test_any_batching_and_any_kill_reaches_what_the_final_hours_reach(
+    shared_books: Books, played: tuple[list[Change], list[Sequence[Any]], list[int], int]
+) -> None:
+    play(shared_books, *played)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(PLAYS)
+def test_any_batching_and_any_kill_in_hundreds_of_plays(
+    shared_books: Books, played: tuple[list[Change], list[Sequence[Any]], list[int], int]
+) -> None:
+    play(shared_books, *played)
+
+
+def play(
+    shared_books: Books,
+    changes: list[Change],
+    limits: list[Sequence[Any]],
+    cuts: list[int],
+    moment: int,
+) -> None:
+    """Roll up between some of the changes; one of the roll-ups is killed at some statement."""
+    player = LimitPlayer(shared_books)
+    player.set_limits(limits)
+    injector = CrashInjector()
+    borders = [0, *sorted(cuts), len(changes)]
+    with crashing_engine(shared_books, injector) as engine:
+        injector.arm(moment)
+        for begin, end in pairwise(borders):
+            player.add(changes[begin:end])
+            try:
+                rollup(engine)
+            except (SimulatedCrash, ConnectionLost):
+                wait_until(
+                    lambda: not shared_books.query(BACKEND_IS_ALIVE, [injector.backend_pids])
+                )
+                injector.arm(0)
+                rollup(shared_books.engine)
+            player.assert_right()
