@@ -139,6 +139,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
         "turn-accounting webhook replay 1 --since 2026-11-20",
         "turn-accounting webhook replay 2 --after 3",
     ),
+    "webhook customers": (
+        "turn-accounting webhook customers 1",
+        "turn-accounting webhook customers 1 customers.csv",
+    ),
     "webhook rotate": (
         "turn-accounting webhook rotate 1",
         "turn-accounting webhook rotate 2 --overlap 7d",

@@ -1,14 +1,21 @@
-"""The commands for webhooks: ``webhook add|list|remove|test|deliveries|replay|rotate|enable``."""
+"""The commands for webhooks: ``webhook add|list|remove|test|deliveries|replay|rotate|enable``.
+
+And ``webhook customers``, for the engines of usage.
+"""
 
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Final
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, TextIO, TypeVar
 
 import typer
 
-from accounting.cli.arguments import MAX_INTEGER, list_options, name_argument
-from accounting.cli.output import flush_output, write, write_message
+from accounting.cli.arguments import MAX_INTEGER, JsonOption, list_options, name_argument
+from accounting.cli.output import flush_output, write, write_csv, write_json, write_message
 from accounting.cli.resources import command_settings, writer_engine
 from accounting.cli.rows import ListForm, Listing, arranged, write_list
 from accounting.cli.table import Column, Kind
@@ -21,7 +28,8 @@ from accounting.reporting.view_query import instant
 if TYPE_CHECKING:
     from accounting.db.engine import Engine
 
-MAX_OVERLAP_DAYS: Final = 365
+MAX_SPAN_DAYS: Final = 365
+MAX_KEY_LENGTH: Final = 500
 DEFAULT_LIMIT: Final = 20
 _SPAN: Final = re.compile(r"([0-9]{1,6})([smhd])")
 _UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -124,6 +132,7 @@ def register(app: typer.Typer) -> None:
     group.command("test")(test)
     group.command("deliveries")(deliveries)
     group.command("replay")(replay)
+    group.command("customers")(customers)
     group.command("rotate")(rotate)
     group.command("enable")(enable)
     app.add_typer(group, name="webhook")
@@ -142,7 +151,12 @@ def add(
         typer.Option("--realm", parser=name_argument, help="Only events of this realm."),
     ] = None,
     format_: Annotated[
-        str, typer.Option("--format", metavar="standard", help="What the requests look like.")
+        str,
+        typer.Option(
+            "--format",
+            metavar="standard|cloudevents|openmeter|lago|stripe",
+            help="What the requests look like; the last three bill usage.",
+        ),
     ] = "standard",
     since: Annotated[
         str | None,
@@ -152,9 +166,9 @@ def add(
         bool, typer.Option("--from-start", help="Also all events that the feed has.")
     ] = False,
     batch: Annotated[
-        int,
+        int | None,
         typer.Option("--batch", metavar="N", min=1, max=100, help="At most N events a request."),
-    ] = 1,
+    ] = None,
     parallel: Annotated[
         int,
         typer.Option(
@@ -168,6 +182,42 @@ def add(
     allow_private: Annotated[
         bool, typer.Option("--allow-private", help="It may be at a private address, or local.")
     ] = False,
+    mode: Annotated[
+        str, typer.Option("--mode", metavar="structured|binary", help="Of cloudevents.")
+    ] = "structured",
+    key_file: Annotated[
+        str | None,
+        typer.Option("--key-file", metavar="FILE", help="File with the engine's API key; - stdin."),
+    ] = None,
+    meter: Annotated[
+        str | None,
+        typer.Option("--meter", metavar="NAME", help="The engine's name of what is counted."),
+    ] = None,
+    value: Annotated[
+        str,
+        typer.Option(
+            "--value",
+            metavar="bytes|received_bytes|sent_bytes|session_seconds|sessions",
+            help="What is counted.",
+        ),
+    ] = "bytes",
+    unit: Annotated[
+        str, typer.Option("--unit", metavar="bytes|MB|GB", help="Of bytes; not for stripe.")
+    ] = "bytes",
+    customer: Annotated[
+        str | None,
+        typer.Option(
+            "--customer",
+            metavar="TEXT",
+            help="Whom the engine bills, with {realm}, {user} or {user_key} in it.",
+        ),
+    ] = None,
+    invoice_grace: Annotated[
+        str,
+        typer.Option(
+            "--invoice-grace", metavar="TIME", help="How long Stripe leaves an invoice open: 72h."
+        ),
+    ] = "1h",
 ) -> None:
     """Add an endpoint: its number and secret are printed, the secret only once.
 
@@ -175,39 +225,79 @@ def add(
     --since or --from-start.
     """
     from accounting.webhooks import endpoints
-    from accounting.webhooks.format_choice import FORMAT_NAMES
+    from accounting.webhooks.formats import endpoint_url
+    from accounting.webhooks.formats.options import (
+        METERING_TYPES,
+        CloudEventsMode,
+        FormatName,
+        FormatOptions,
+        Measure,
+        Unit,
+    )
     from accounting.webhooks.signing import require_libraries
 
     if since is not None and from_start:
         raise UsageError("--since goes without --from-start")
-    if format_ not in FORMAT_NAMES:
-        raise UsageError(f"--format {visible(format_)!r}: expected {listed(FORMAT_NAMES)}")
+    name = _choice("--format", format_, FormatName)
+    options = FormatOptions(
+        mode=_choice("--mode", mode, CloudEventsMode),
+        meter=FormatOptions().meter if meter is None else meter,
+        value=_choice("--value", value, Measure),
+        unit=_choice("--unit", unit, Unit),
+        customer=customer,
+        invoice_grace_seconds=int(_parse_span("--invoice-grace", invoice_grace)),
+    )
+    batch_size = name.default_batch if batch is None else batch
+    options.check(name, batch_size)
     chosen_types = _parse_types(types)
+    if name.is_metering and chosen_types is None:
+        chosen_types = METERING_TYPES
+    if name.is_metering != (key_file is not None):
+        raise UsageError(
+            f"--key-file: {name} has no API key"
+            if key_file is not None
+            else f"--key-file: expected a file with the API key of {name}"
+        )
     require_libraries()
     from accounting.webhooks.outbound import OutboundPolicy
 
     settings = command_settings()
     private = allow_private or settings.webhook_private_addresses
+    url = endpoint_url(name, url)
     OutboundPolicy(private_addresses=private).check_url(url)
     with writer_engine(settings) as engine:
         number, secret = endpoints.add_endpoint(
             engine,
             url=url,
-            format=format_,
+            format=name,
             types=chosen_types,
             realm=realm,
+            options=options.to_json(),
+            api_key=None if key_file is None else _read_key(key_file),
             allows_private=allow_private,
-            batch_size=batch,
+            batch_size=batch_size,
             parallel=parallel,
             since=_parse_since(engine, since),
             from_start=from_start,
         )
+    if name.is_metering:
+        write(f"{number}\n")
+        flush_output()
+        write_message(f"webhook {number} is added; it bills {_billed(number, customer)}")
+        return
     write(f"{number} {secret}\n")
     flush_output()
     write_message(
         f"webhook {number} is added; its secret, {secret[:6]}..., verifies signatures: keep it, it "
         f"is not shown again. See the answer to an event: `turn-accounting webhook test {number}`"
     )
+
+
+def _billed(number: int, template: str | None) -> str:
+    table = f"`turn-accounting webhook customers {number} FILE.csv`"
+    if template is None:
+        return f"nobody before you run {table}"
+    return f"customer {visible(template)!r}, or who is named by {table}"
 
 
 @list_options(lambda: _WEBHOOKS)
@@ -305,6 +395,40 @@ def replay(
     )
 
 
+def customers(
+    number: Number,
+    file: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="FILE", help="CSV with realm,user,customer or user_key,customer; - for stdin."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set whom an engine bills for its users; without FILE print that, as CSV.
+
+    A row with an empty customer removes the user's.
+    """
+    from accounting.webhooks.customers import list_customers, set_customers
+
+    if file is None:
+        with writer_engine(command_settings()) as engine:
+            rows = list_customers(engine, number)
+        if as_json:
+            write_json(rows)
+        else:
+            write_csv(rows, ("realm", "user", "user_key", "customer"))
+        return
+    if as_json:
+        raise UsageError("--json goes without FILE")
+    with _opened(file, "FILE") as lines, writer_engine(command_settings()) as engine:
+        changes = set_customers(engine, number, lines)
+    message = f"{counted(changes.set, 'customer')} set, {changes.removed} removed"
+    if changes.unknown:
+        message += f"; {counted(changes.unknown, 'user')} of these have no usage so far"
+    write_message(message)
+
+
 def rotate(
     number: Number,
     overlap: Annotated[
@@ -317,7 +441,7 @@ def rotate(
     """Give an endpoint another secret, which is printed once."""
     from accounting.webhooks import endpoints
 
-    seconds = _parse_overlap(overlap)
+    seconds = _parse_span("--overlap", overlap)
     with writer_engine(command_settings()) as engine:
         secret, until = endpoints.rotate_secret(engine, number, seconds)
     write(f"{secret}\n")
@@ -361,9 +485,49 @@ def _parse_since(engine: "Engine", text: str | None) -> datetime | None:
         return instant(bound, database_now(connection))
 
 
-def _parse_overlap(text: str) -> float:
+def _parse_span(option: str, text: str) -> float:
     match = _SPAN.fullmatch(text)
     seconds = int(match[1]) * _UNIT_SECONDS[match[2]] if match else 0 if text == "0" else -1
-    if not 0 <= seconds <= MAX_OVERLAP_DAYS * 86_400:
-        raise UsageError(f"--overlap {text!r}: expected a time such as 90m, 24h or 7d, or 0")
+    if not 0 <= seconds <= MAX_SPAN_DAYS * 86_400:
+        raise UsageError(f"{option} {text!r}: expected a time such as 90m, 24h or 7d, or 0")
     return float(seconds)
+
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+def _choice(option: str, text: str, choices: type[_Choice]) -> _Choice:
+    try:
+        return choices(text)
+    except ValueError:
+        raise UsageError(
+            f"{option} {visible(text)!r}: expected {listed([choice.value for choice in choices])}"
+        ) from None
+
+
+def _read_key(path: str) -> str:
+    """The API key in a file. It has no spaces: it goes into a header."""
+    with _opened(path, "--key-file") as file:
+        key = file.read(MAX_KEY_LENGTH + 2).strip()
+    if not 1 <= len(key) <= MAX_KEY_LENGTH or not re.fullmatch(r"[!-~]+", key):
+        raise UsageError(
+            f"--key-file {visible(path)}: expected an API key and nothing else: at most "
+            f"{MAX_KEY_LENGTH} printable characters without spaces"
+        )
+    return key
+
+
+@contextmanager
+def _opened(path: str, option: str) -> Iterator[TextIO]:
+    """A text file, or stdin."""
+    try:
+        with ExitStack() as stack:
+            yield (
+                sys.stdin
+                if path == "-"
+                else stack.enter_context(Path(path).open(encoding="utf-8-sig", newline=""))
+            )
+    except OSError as error:
+        raise UsageError(f"{option} {visible(path)}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{option} {visible(path)}: expected text in UTF-8") from None

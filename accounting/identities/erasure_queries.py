@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import Connection, bindparam, func, insert, select, text, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 
@@ -15,6 +15,7 @@ from accounting.db.schema import (
     sessions,
     usernames,
     users,
+    webhook_customers,
 )
 from accounting.domain.calendar import to_micros
 from accounting.domain.identity import user_key
@@ -34,7 +35,10 @@ def lock_user(connection: Connection, realm: bytes, user: bytes) -> UUID | None:
 
 
 def erase_names(connection: Connection, user_key: UUID) -> tuple[int, int]:
-    """Empty all names of a user; returns the numbers of user ids and usernames."""
+    """Empty all names of a user; returns the numbers of user ids and usernames.
+
+    Whom engines of usage bill for the user is deleted as well.
+    """
     ids = connection.execute(
         update(users).where(users.c.user_key == user_key, users.c.user_id != "").values(user_id="")
     )
@@ -43,6 +47,7 @@ def erase_names(connection: Connection, user_key: UUID) -> tuple[int, int]:
         .where(usernames.c.user_key == user_key, usernames.c.username != "")
         .values(username="")
     )
+    connection.execute(delete(webhook_customers).where(webhook_customers.c.user_key == user_key))
     connection.execute(
         insert(erasures).values(user_key=user_key, erased_at=func.accounting.database_now())
     )

@@ -237,6 +237,9 @@ class EndpointDelivery:
         outcome = answer.outcome
         refused = {refusal.event.seq for refusal in outcome.refusals}
         taken = {event.seq for event in answer.request.events[: outcome.taken]}
+        if outcome.again is not None:
+            again = {event.seq for event in outcome.again.events}
+            taken = {event.seq for event in answer.request.events} - again
         self._refusals += outcome.refusals
         self._progress.add_done(taken | refused)
         has_failed = outcome.failure is not None

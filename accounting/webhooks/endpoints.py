@@ -174,6 +174,12 @@ def _position(connection: Connection, since: datetime | None) -> int:
     return int(connection.execute(_QUERIES.text("seq_before"), {"at": since}).scalar_one())
 
 
+def require_endpoint(connection: Connection, number: int) -> None:
+    """Raise UsageError for an unknown endpoint."""
+    if number not in _numbers(connection):
+        raise _unknown_endpoint(connection, number)
+
+
 def _numbers(connection: Connection) -> list[int]:
     rows = connection.execute(_QUERIES.text("list_webhooks"))
     return [row.number for row in rows]

@@ -8,26 +8,30 @@ from sqlalchemy import Engine
 from accounting.db.engine import lost_connections
 from accounting.db.queries import Queries
 from accounting.feed.reader import FeedEvent
+from accounting.webhooks.customers import read_recipients
 from accounting.webhooks.endpoint import Endpoint
 from accounting.webhooks.formats import make_format
+from accounting.webhooks.formats.metering import Recipients
 from accounting.webhooks.formats.options import FormatName, FormatOptions
 from accounting.webhooks.message import Format
 
-FORMAT_NAMES: Final[Sequence[str]] = (FormatName.STANDARD, FormatName.CLOUDEVENTS)
-"""Those that an endpoint can have."""
 _QUERIES: Final = Queries("accounting.webhooks")
 
 
 def format_of(engine: Engine, endpoint: Endpoint, events: Sequence[FeedEvent]) -> Format:
     """The format of an endpoint, for these events."""
-    del events  # customers are looked up for metering formats only
+    name = FormatName(endpoint.format)
+    options = FormatOptions.from_json(endpoint.options)
     with lost_connections(), engine.connect() as connection:
         source: str = connection.execute(_QUERIES.text("feed_source")).scalar_one()
+        recipients: Recipients = {}
+        if name.is_metering:
+            recipients = read_recipients(connection, endpoint.number, events, options.customer)
     return make_format(
-        FormatName(endpoint.format),
+        name,
         url=endpoint.url,
-        options=FormatOptions.from_json(endpoint.options),
+        options=options,
         batch_size=endpoint.batch_size,
         source=source,
-        recipients={},
+        recipients=recipients,
     )

@@ -41,8 +41,8 @@ class Outcome:
 
     ``taken``: the number of leading events that need not be sent again, those refused included.
     ``again``: None, or the request to send at once, with those events that neither were taken nor
-    are refused: a receiver may reject a whole batch for one of its events. Until that request has
-    its own outcome, the cursor stays before the first of its events.
+    are refused: a receiver may reject a whole batch for one of its events. Those that it doesn't
+    have are settled, wherever they were in the batch.
     """
 
     taken: int

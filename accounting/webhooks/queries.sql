@@ -191,6 +191,9 @@ WITH attempts AS (
 ),
 refusals AS (
     DELETE FROM accounting.webhook_refusals WHERE number = :number
+),
+customers AS (
+    DELETE FROM accounting.webhook_customers WHERE number = :number
 )
 DELETE FROM accounting.webhooks WHERE number = :number RETURNING types;
 
@@ -249,3 +252,49 @@ DELETE FROM accounting.webhook_attempts WHERE ctid = ANY (ARRAY(
 -- name: prune_refusals
 -- Deletes the refusals before a time.
 DELETE FROM accounting.webhook_refusals WHERE refused_at < :before;
+
+-- name: recipients
+-- Of events that count usage: the user's name, the customer that an endpoint's table has, and the end
+-- of the realm's period in which a time lies, where that is known.
+SELECT e.event_id, e.user_key, coalesce(u.user_id, '') AS user_id, c.customer,
+    p.ends_at AS period_ends_at
+FROM unnest(
+    CAST(:event_ids AS uuid[]), CAST(:user_keys AS uuid[]), CAST(:times AS timestamptz[])
+) AS e (event_id, user_key, at)
+LEFT JOIN accounting.users u ON u.user_key = e.user_key
+LEFT JOIN accounting.webhook_customers c ON c.number = :number AND c.user_key = e.user_key
+LEFT JOIN accounting.periods p
+    ON p.realm_id = u.realm_id AND p.starts_at <= e.at AND e.at < p.ends_at;
+
+-- name: set_customers
+-- Writes customers of users into an endpoint's table; an empty customer removes the user's row.
+WITH new_rows AS (
+    SELECT * FROM unnest(
+        CAST(:user_keys AS uuid[]), CAST(:customers AS text[])
+    ) AS n (user_key, customer)
+),
+written AS (
+    INSERT INTO accounting.webhook_customers AS c (number, user_key, customer)
+    SELECT :number, user_key, customer FROM new_rows WHERE customer <> ''
+    ON CONFLICT ON CONSTRAINT webhook_customers_pkey DO UPDATE SET customer = excluded.customer
+    RETURNING c.user_key
+),
+removed AS (
+    DELETE FROM accounting.webhook_customers c USING new_rows n
+    WHERE c.number = :number AND c.user_key = n.user_key AND n.customer = ''
+    RETURNING c.user_key
+)
+SELECT (SELECT count(*) FROM written) AS set, (SELECT count(*) FROM removed) AS removed,
+    (
+        SELECT count(*) FROM written w
+        WHERE NOT EXISTS (SELECT FROM accounting.users u WHERE u.user_key = w.user_key)
+    ) AS unknown;
+
+-- name: list_customers
+-- The table of an endpoint, with the names of those of its users who have usage.
+SELECT coalesce(r.realm, '') AS realm, coalesce(u.user_id, '') AS user, c.user_key, c.customer
+FROM accounting.webhook_customers c
+LEFT JOIN accounting.users u ON u.user_key = c.user_key
+LEFT JOIN accounting.realms r ON r.realm_id = u.realm_id
+WHERE c.number = :number
+ORDER BY r.realm NULLS LAST, u.user_id, c.user_key;

@@ -78,3 +78,13 @@ CREATE TABLE accounting.webhook_refusals (
     CONSTRAINT webhook_refusals_pkey PRIMARY KEY (number, event_id)
 );
 GRANT SELECT, INSERT, DELETE ON accounting.webhook_refusals TO turn_accounting_writer;
+
+-- Whom an endpoint that meters usage bills for a user: the id of a customer in its engine. By key, so
+-- that users who come later may have a row; erasing a user deletes them.
+CREATE TABLE accounting.webhook_customers (
+    number integer NOT NULL,
+    user_key uuid NOT NULL,
+    customer text NOT NULL CONSTRAINT customer_is_not_empty CHECK (customer <> ''),
+    CONSTRAINT webhook_customers_pkey PRIMARY KEY (number, user_key)
+);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.webhook_customers TO turn_accounting_writer;

@@ -1,7 +1,7 @@
 """OpenMeter, Lago and Stripe on loopback: they validate, deduplicate and add up as the real ones.
 
 What they take and answer is described by the engines' own API descriptions and documentation, of
-which the page on webhooks names the places.
+which docs/webhooks.md names the places.
 
 with StripeServer(now=...) as stripe:
     ... POST to stripe.url ...

@@ -83,6 +83,7 @@ from accounting.db.schema.usage import (
 )
 from accounting.db.schema.webhooks import (
     webhook_attempts,
+    webhook_customers,
     webhook_refusals,
     webhooks,
 )
@@ -145,6 +146,7 @@ __all__ = [
     "usernames",
     "users",
     "webhook_attempts",
+    "webhook_customers",
     "webhook_refusals",
     "webhooks",
     "whole_user_usage",

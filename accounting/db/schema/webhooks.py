@@ -80,3 +80,11 @@ webhook_refusals = Table(
     Column("reason", Text, nullable=False),
     Column("refused_at", timestamp, nullable=False),
 )
+
+webhook_customers = Table(
+    "webhook_customers",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("user_key", Uuid, primary_key=True),
+    Column("customer", Text, nullable=False),
+)

@@ -1,0 +1,121 @@
+"""Whom an engine bills: the table of an endpoint, and its template."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from accounting.billing.close_period import close_periods
+from accounting.errors import UsageError
+from accounting.feed.reader import FeedEvent
+from accounting.identities.erase import erase
+from accounting.webhooks.customers import (
+    CustomerChanges,
+    list_customers,
+    read_recipients,
+    set_customers,
+)
+from accounting.webhooks.endpoints import add_endpoint, remove_endpoint
+from accounting.webhooks.formats.metering import Recipient
+from tests.support.billing_scenarios import close_november
+from tests.support.books import WRITER, Books
+from tests.support.command import turn_accounting
+from tests.support.metering_events import counters, feed_event
+
+HOUR = datetime(2026, 11, 2, 12, tzinfo=UTC)
+NOVEMBER_ENDS_AT = datetime(2026, 12, 1, tzinfo=UTC)
+
+
+def lago_endpoint(books: Books) -> int:
+    number, _ = add_endpoint(books.engine, url="https://lago.example.com/x", format="lago")
+    return number
+
+
+def keys_by_user(books: Books) -> dict[str, UUID]:
+    return {row["user_id"]: row["user_key"] for row in books.rows("sessions")}
+
+
+def usage_of(seq: int, key: UUID, hour: datetime = HOUR) -> FeedEvent:
+    payload = {"user_key": str(key), "starts_at": hour.isoformat(), **counters(1, 1)}
+    return feed_event(seq, "usage.counted", payload, HOUR, "example.org")
+
+
+def recipients(
+    books: Books, number: int, *events: FeedEvent, template: str | None = None
+) -> list[Recipient]:
+    with books.engine.connect() as connection:
+        by_id = read_recipients(connection, number, events, template)
+    return [by_id[event.event_id] for event in events]
+
+
+def test_a_row_comes_before_the_template_and_neither_is_a_reason(books: Books) -> None:
+    close_november(books)
+    assert close_periods(books.engine) == 0
+    keys = keys_by_user(books)
+    events = [usage_of(1, keys["alice"]), usage_of(2, keys["bob"], NOVEMBER_ENDS_AT)]
+    number, other = lago_endpoint(books), lago_endpoint(books)
+    lines = ["realm,user,customer", "example.org,alice,cus_a", 'example.org,"later, much",cus_l']
+    assert set_customers(books.engine, number, lines) == CustomerChanges(
+        set=2, removed=0, unknown=1
+    )
+    alice, bob = recipients(books, number, *events)
+    assert alice == Recipient(customer="cus_a", period_ends_at=NOVEMBER_ENDS_AT)
+    assert (bob.customer, bob.reason) == (
+        None, f"whose user is not in the table of customers (user_key {keys['bob']})",
+    )  # fmt: skip
+    template = "{realm}/{user}/{user_key}"
+    alice, bob = recipients(books, number, *events, template=template)
+    assert (alice.customer, bob.customer) == ("cus_a", f"example.org/bob/{keys['bob']}")
+    assert recipients(books, other, events[0])[0].customer is None
+    erase(books.engine, "example.org", "alice")
+    alice, _ = recipients(books, number, *events, template="{user}")
+    assert alice.customer is None
+    assert alice.reason.startswith("whose user has no name, and is not in the table")
+    (later,) = list_customers(books.engine, number)
+    assert later["customer"] == "cus_l"
+    changes = set_customers(
+        books.engine, number, ["customer,user_key", f"cus_x,{keys['bob']}", f",{later['user_key']}"]
+    )
+    assert changes == CustomerChanges(set=1, removed=1, unknown=0)
+    remove_endpoint(books.engine, number)
+    assert books.query("SELECT FROM accounting.webhook_customers") == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["user,customer"], "line 1: expected the columns realm,user,customer or user_key"),
+        ([], "line 1: expected the columns"),
+        (["realm,user,customer", "a,b,c", "a,b"], "line 3: expected 3 values"),
+        (["realm,user,customer", "a,b,c,d"], "line 2: expected 3 values"),
+        (["realm,user,customer", "a,b,c", "a,b,d"], "line 3: the same user as in line 2"),
+        (["user_key,customer", "x\x1b,c"], r"line 2: 'x\x1b' is not a user_key"),
+        (["realm,user,customer", "a,b, c"], "line 2: ' c': expected a customer of at most 200"),
+        (["realm,user,customer", "a,b," + "c" * 201], "expected a customer of at most 200"),
+        (["realm,user,customer", 'a,b,"c'], "not CSV"),
+    ],
+)
+def test_a_wrong_line_changes_nothing(books: Books, lines: list[str], words: str) -> None:
+    number = lago_endpoint(books)
+    with pytest.raises(UsageError) as error:
+        set_customers(books.engine, number, [line + "\n" for line in lines])
+    assert words in str(error.value)
+    assert list_customers(books.engine, number) == []
+
+
+def test_the_command_sets_and_prints_the_table(books: Books, tmp_path: Path) -> None:
+    close_november(books)
+    number = str(lago_endpoint(books))
+    file = tmp_path / "customers.csv"
+    file.write_text("\ufeffrealm,user,customer\r\nexample.org,bob,cus_b\r\n")
+    url = books.url(WRITER)
+    done = turn_accounting("webhook", "customers", number, str(file), database_url=url)
+    assert (done.code, done.err) == (0, "turn-accounting: 1 customer set, 0 removed\n")
+    printed = turn_accounting("webhook", "customers", number, database_url=url)
+    key = keys_by_user(books)["bob"]
+    assert printed.out == f"realm,user,user_key,customer\nexample.org,bob,{key},cus_b\n"
+    for arguments in (("99",), (number, str(tmp_path / "none.csv"))):
+        refused = turn_accounting("webhook", "customers", *arguments, database_url=url)
+        assert refused.code == 2
+        assert refused.error_line
