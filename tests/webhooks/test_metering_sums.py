@@ -1,0 +1,154 @@
+"""What an engine counts is the statement and the adjustments, whatever is killed in between."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+
+from accounting.billing.adjust import adjust
+from accounting.billing.close_period import close_period, close_periods
+from accounting.errors import ConnectionLost
+from accounting.feed.number_feed import number_feed
+from accounting.webhooks.delivery import deliver
+from accounting.webhooks.endpoints import add_endpoint, list_endpoints, list_refusals
+from accounting.webhooks.formats.options import METERING_TYPES, FormatName, FormatOptions
+from tests.support.billing_scenarios import (
+    DAY,
+    NOVEMBER,
+    NOVEMBER_END_SECONDS,
+    credit_test_call,
+    receive_late_source,
+    receive_november,
+)
+from tests.support.books import Books
+from tests.support.coturn_messages import FakeAllocation
+from tests.support.crash_injection import (
+    BACKEND_IS_ALIVE,
+    CrashInjector,
+    SimulatedCrash,
+    crashing_engine,
+)
+from tests.support.metering_engines import (
+    API_KEY,
+    LagoServer,
+    MeteringServer,
+    OpenMeterServer,
+    StripeServer,
+)
+from tests.support.servers import wait_until
+
+DECEMBER_END_SECONDS = NOVEMBER_END_SECONDS + 31 * DAY
+HOUR = 3600.0
+SERVERS: dict[FormatName, type[MeteringServer]] = {
+    FormatName.OPENMETER: OpenMeterServer,
+    FormatName.LAGO: LagoServer,
+    FormatName.STRIPE: StripeServer,
+}
+
+
+def number_events(books: Books) -> None:
+    """Number the feed, recorded at the time of the books."""
+    books.query(
+        "UPDATE accounting.feed_outbox SET created_at = accounting.database_now() RETURNING 1"
+    )
+    number_feed(books.engine)
+
+
+def deliver_through_crashes(books: Books, server: MeteringServer) -> int:
+    """Deliver all, killed at a later statement each time, and with answers lost; how often."""
+    number_events(books)
+    (row,) = books.query("SELECT accounting.database_now() AS now")
+    server.now = row["now"]
+    server.lost_answers, server.outages = 2, 1
+    injector = CrashInjector()
+    crashes = moment = 0
+    with crashing_engine(books, injector) as engine:
+        while any(row["seqs_behind"] for row in list_endpoints(books.engine)):
+            books.query(  # as if the pause was over, and the lease of the process that died
+                "UPDATE accounting.webhooks SET leased_until = NULL, next_attempt_at = NULL"
+                " RETURNING 1"
+            )
+            moment += 1
+            injector.arm(moment)
+            try:
+                deliver(engine)
+            except (SimulatedCrash, ConnectionLost):
+                crashes += 1
+                wait_until(lambda: not books.query(BACKEND_IS_ALIVE, [injector.backend_pids]))
+    assert (server.lost_answers, server.outages) == (0, 0)
+    return crashes
+
+
+def billed_by_customer(books: Books) -> dict[tuple[str, str], Decimal]:
+    """Statements by their period, adjustments by when they were posted, as the engine's months."""
+    posted_at = {
+        event["payload"]["adjustment_id"]: event["created_at"]
+        for event in books.rows("feed")
+        if event["type"] == "adjustment.posted"
+    }
+    lines = [
+        *((row["user_id"], f"{row['period']:%Y-%m}", row) for row in books.rows("statements")),
+        *(
+            (row["user_id"], f"{posted_at[str(row['adjustment_id'])].astimezone(UTC):%Y-%m}", row)
+            for row in books.rows("adjustments")
+        ),
+    ]
+    sums: dict[tuple[str, str], Decimal] = {}
+    for user, month, row in lines:
+        value = row["received_bytes"] + row["sent_bytes"]
+        sums[user, month] = sums.get((user, month), Decimal(0)) + value
+    return {key: value for key, value in sums.items() if value}
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_an_engine_counts_the_statement_and_the_adjustments(books: Books, name: FormatName) -> None:
+    """Two closed months, late usage of both kinds, a negative hour, and a manual credit."""
+    with SERVERS[name](datetime(2026, 11, 2, tzinfo=UTC)) as server:
+        options = FormatOptions(customer="{user}")
+        number, _ = add_endpoint(
+            books.engine,
+            url=server.url,
+            format=name,
+            types=METERING_TYPES,
+            options=options.to_json(),
+            api_key=API_KEY,
+            allows_private=True,
+            batch_size=min(2, name.max_batch),
+            from_start=True,
+        )
+        receive_november(books)
+        books.advance_clock(0, source="late")
+        books.advance_clock(NOVEMBER_END_SECONDS + 61)
+        books.run_jobs()
+        close_period(books.engine, "example.org", NOVEMBER, excluded_sources=["late"])
+        crashes = deliver_through_crashes(books, server)
+        receive_late_source(books)
+        disputed = FakeAllocation(books, user="dora", allocation=9)
+        disputed.new(NOVEMBER_END_SECONDS + DAY)
+        disputed.interim(NOVEMBER_END_SECONDS + DAY + 1, 9, 9000, 0, 0)
+        disputed.refreshed(NOVEMBER_END_SECONDS + DAY + 599, 3 * 3600)
+        disputed.close(NOVEMBER_END_SECONDS + DAY + 2 * HOUR, (6, 6000, 0, 0), (0, 0, 0, 0))
+        books.advance_clock(NOVEMBER_END_SECONDS + 5 * DAY)
+        books.run_jobs()
+        assert adjust(books.engine) == 2
+        credit_test_call(books)
+        crashes += deliver_through_crashes(books, server)
+        late = FakeAllocation(books, user="alice", allocation=10, source="late")
+        late.new(NOVEMBER_END_SECONDS + 2 * DAY)
+        late.interim(NOVEMBER_END_SECONDS + 2 * DAY + 9, 1, 50, 1, 70)
+        for source in ("late", "default"):
+            books.advance_clock(DECEMBER_END_SECONDS + 61, source=source)
+        books.run_jobs()
+        assert close_periods(books.engine) == 1
+        crashes += deliver_through_crashes(books, server)
+        assert crashes > 30
+        assert server.sums() == billed_by_customer(books)
+        assert server.sums() == {
+            ("alice", "2026-11"): 300,
+            ("bob", "2026-11"): 1100,
+            ("alice", "2026-12"): 120,
+            ("bob", "2026-12"): 1500 - 600,
+            ("carol", "2026-12"): 10,
+            ("dora", "2026-12"): 9000 - 3000,
+        }
+    assert list_refusals(books.engine, number) == []
