@@ -250,8 +250,10 @@ def add(
     batch_size = name.default_batch if batch is None else batch
     options.check(name, batch_size)
     chosen_types = _parse_types(types)
-    if name.is_metering and chosen_types is None:
-        chosen_types = METERING_TYPES
+    if name.is_metering:
+        chosen_types = METERING_TYPES if chosen_types is None else chosen_types
+        if not set(chosen_types) <= set(METERING_TYPES):
+            raise UsageError(f"--types: {name} gets {' and '.join(METERING_TYPES)} only")
     if name.is_metering != (key_file is not None):
         raise UsageError(
             f"--key-file: {name} has no API key"

@@ -28,7 +28,8 @@ NOT_REACHED: Final = """\
   after they were loaded. Loading them restores neither names nor addresses.
 - coturn's logs, and its status keys in Redis while an allocation lives, with Redis' snapshots,
   append-only files and replicas.
-- Exported files, what consumers of the feed and readers of the database copied, printed output.
+- Exported files, what consumers of the feed, receivers of webhooks and readers of the database
+  copied, printed output. The engines of usage have the person's customer ids.
 - Backups of the database, archives of its write-ahead log, delayed replicas. Erase again after you
   have restored one.
 - Traces in Postgres itself: old versions of rows until VACUUM, column statistics until ANALYZE, and

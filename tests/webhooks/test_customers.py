@@ -5,9 +5,12 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from typer.testing import CliRunner
 
 from accounting.billing.close_period import close_periods
+from accounting.cli.main import app
 from accounting.errors import UsageError
+from accounting.feed.number_feed import number_feed
 from accounting.feed.reader import FeedEvent
 from accounting.identities.erase import erase
 from accounting.webhooks.customers import (
@@ -16,11 +19,14 @@ from accounting.webhooks.customers import (
     read_recipients,
     set_customers,
 )
+from accounting.webhooks.delivery import deliver
 from accounting.webhooks.endpoints import add_endpoint, remove_endpoint
 from accounting.webhooks.formats.metering import Recipient
+from accounting.webhooks.formats.options import METERING_TYPES
 from tests.support.billing_scenarios import close_november
 from tests.support.books import WRITER, Books
 from tests.support.command import turn_accounting
+from tests.support.metering_engines import API_KEY, StripeServer
 from tests.support.metering_events import counters, feed_event
 
 HOUR = datetime(2026, 11, 2, 12, tzinfo=UTC)
@@ -119,3 +125,52 @@ def test_the_command_sets_and_prints_the_table(books: Books, tmp_path: Path) -> 
         refused = turn_accounting("webhook", "customers", *arguments, database_url=url)
         assert refused.code == 2
         assert refused.error_line
+
+
+def test_one_command_adds_an_engine(books: Books, tmp_path: Path) -> None:
+    """Its key is in no argument and no output, and the feed has usage from then on."""
+    key = tmp_path / "key"
+    key.write_text(f"{API_KEY}\n")
+    url = books.url(WRITER)
+    with StripeServer(HOUR) as stripe:
+        server_url = stripe.url.removesuffix(stripe.path)
+        arguments = ("add", server_url, "--format", "stripe", "--allow-private", "--from-start")
+        added = turn_accounting(
+            "webhook", *arguments, "--key-file", str(key), "--customer", "{user}",
+            "--invoice-grace", "72h", database_url=url,
+        )  # fmt: skip
+        assert (added.code, added.out) == (0, "1\n")
+        assert API_KEY not in added.err
+        close_november(books)
+        number_feed(books.engine)
+        (row,) = books.query("SELECT accounting.database_now() AS now")
+        stripe.now = row["now"]
+        assert deliver(books.engine) == 2
+        assert stripe.sums() == {("alice", "2026-11"): 300, ("bob", "2026-11"): 1100}
+    listed = turn_accounting("webhook", "list", "--json", database_url=url)
+    assert API_KEY not in listed.out
+    (webhook,) = listed.rows
+    assert (webhook["url"], webhook["types"]) == (stripe.url, list(METERING_TYPES))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--format", "stripe"), "expected a file with the API key of stripe"),
+        (("--format", "standard", "--key-file", "/dev/null"), "standard has no API key"),
+        (("--format", "lago", "--key-file", "/dev/null"), "expected an API key and nothing else"),
+        (("--format", "lago", "--key-file", "/none"), "No such file"),
+        (("--format", "xml"), "expected standard, cloudevents, openmeter, lago or stripe"),
+        (("--format", "lago", "--value", "x"), "--value 'x': expected bytes, received_bytes"),
+        (("--format", "lago", "--types", "period.closed"), "usage.counted and adjustment.posted"),
+        (("--format", "stripe", "--invoice-grace", "soon"), "--invoice-grace 'soon'"),
+    ],
+)
+def test_a_wrong_option_adds_nothing(
+    books: Books, arguments: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCOUNTING_DATABASE_URL", books.url(WRITER))
+    result = CliRunner().invoke(app, ["webhook", "add", "https://engine.example.com", *arguments])
+    assert isinstance(result.exception, UsageError), result.output
+    assert words in str(result.exception)
+    assert books.query("SELECT FROM accounting.webhooks") == []
