@@ -18,7 +18,7 @@ from typing import Final
 import structlog
 from sqlalchemy import Engine
 
-from accounting.errors import AccountingError, ConnectionLost
+from accounting.errors import AccountingError
 from accounting.webhooks import positions
 from accounting.webhooks.positions import Leased
 from accounting.webhooks.signing import require_libraries
@@ -45,8 +45,9 @@ def deliver(
 ) -> int:
     """Deliver until no endpoint is due, or until ``stop``; returns how many events were taken.
 
-    Raises ConnectionLost, and ConfigurationError where the extra is not installed. An error at one
-    endpoint is raised when the others are done; its lease ends by itself.
+    Raises ConnectionLost, and ConfigurationError where the extra is not installed. After an error
+    at one endpoint the others end their requests; its lease ends by itself, so that it is not tried
+    again at once.
     """
     leased = positions.take_due(engine, MAX_ENDPOINTS)
     if not leased:
@@ -61,12 +62,13 @@ def deliver(
 
 
 class _Delivery:
-    """One run of the job."""
+    """One run of the job. An error at an endpoint ends it, and the next run goes on."""
 
     def __init__(self, engine: Engine, stop: threading.Event, settings: DeliverySettings) -> None:
         self._engine = engine
         self._stop = stop
         self._settings = settings
+        self._is_aborted = False
         self._error: BaseException | None = None
 
     def run(self, leased: list[Leased]) -> int:
@@ -89,26 +91,22 @@ class _Delivery:
             try:
                 yield threads
             except BaseException:
-                self._stop.set()
+                self._is_aborted = True
                 raise
 
     def _is_ending(self) -> bool:
-        return self._stop.is_set() or isinstance(self._error, ConnectionLost)
+        return self._is_aborted or self._error is not None or self._stop.is_set()
 
     def _take_due(self, limit: int) -> list[Leased]:
-        if limit <= 0:
-            return []
-        try:
-            return positions.take_due(self._engine, limit)
-        except ConnectionLost as lost:
-            self._error = lost
-            return []
+        return positions.take_due(self._engine, limit) if limit > 0 else []
 
     def _deliver_to(self, leased: Leased) -> int:
         from accounting.webhooks.endpoint_delivery import EndpointDelivery  # noqa: PLC0415
 
         private = self._settings.private_addresses
-        return EndpointDelivery(self._engine, leased, self._stop, private_addresses=private).run()
+        return EndpointDelivery(
+            self._engine, leased, self._is_ending, private_addresses=private
+        ).run()
 
     def _result(self, future: Future[int]) -> int:
         error = future.exception()

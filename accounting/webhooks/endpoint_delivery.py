@@ -1,9 +1,8 @@
 """Delivers to one endpoint under a lease: reads, sends and records, until one fails."""
 
 import random
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -70,11 +69,16 @@ class EndpointDelivery:
     """One turn of one endpoint."""
 
     def __init__(
-        self, engine: Engine, leased: Leased, stop: threading.Event, *, private_addresses: bool
+        self,
+        engine: Engine,
+        leased: Leased,
+        is_stopping: Callable[[], bool],
+        *,
+        private_addresses: bool,
     ) -> None:
         self._engine = engine
         self._leased = leased
-        self._stop = stop
+        self._is_stopping = is_stopping
         self._private_addresses = private_addresses
         self._progress = Progress(leased.seq, leased.seqs_ahead)
         self._written_seq = leased.seq
@@ -135,7 +139,7 @@ class EndpointDelivery:
 
     def _is_ending(self) -> bool:
         is_over = time.monotonic() - self._began > TURN_SECONDS
-        return self._is_over or is_over or self._stop.is_set()
+        return self._is_over or is_over or self._is_stopping()
 
     def _deliver_page(self, page: Page) -> bool:
         """Deliver the events of a page; whether all were taken."""

@@ -27,7 +27,7 @@ RETURNING w.number, w.url, w.format, w.types,
 -- which number that was.
 WITH page AS (
     SELECT least(
-        :after + :scanned, (SELECT coalesce(max(f.seq), 0) FROM accounting.feed f)
+        CAST(:after AS bigint) + :scanned, (SELECT coalesce(max(f.seq), 0) FROM accounting.feed f)
     ) AS last_seq
 )
 SELECT e.seq, e.event_id, e.type, e.realm, e.payload, e.created_at, page.last_seq

@@ -22,12 +22,14 @@ from accounting.ops.registry import JOBS
 from accounting.reporting.live import MOST_REPORTS, LiveReader
 from accounting.reporting.reader import DatabaseReader
 from accounting.web.app import create_app
+from accounting.webhooks.endpoints import add_endpoint
 from benchmarks.scale import QUICK
 from benchmarks.web_books import LARGEST_REALM, fill
 from benchmarks.web_routes import route_names, route_paths
 from tests.support.asgi import request
 from tests.support.books import Books
 from tests.support.coturn_messages import FakeAllocation
+from tests.support.servers import free_port
 
 GROWING: Final = {
     "sessions_closed",
@@ -288,6 +290,12 @@ def run_every_job(books: Books, plans: Plans) -> None:
 
 def test_no_scheduled_statement_scans_a_growing_table(books: Books, plans: Plans) -> None:
     receive_every_kind(books)
+    refused = f"http://127.0.0.1:{free_port()}/"  # nothing listens there
+    for types, realm in ((["period.closed"], None), (["adjustment.posted"], "past")):
+        add_endpoint(
+            books.engine, url=refused, types=types, realm=realm, allows_private=True,
+            from_start=True,
+        )  # fmt: skip
     books.advance_clock(400)
     run_every_job(books, plans)
     late_allocation = FakeAllocation(books, user="user2", allocation=2)  # expires, then reports
