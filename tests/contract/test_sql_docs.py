@@ -64,6 +64,10 @@ EXPECTED: Final[dict[str, list[tuple[Any, ...]]]] = {
         ("default", "disconnected", at(1), at(1, 1), False),
         ("default", "disconnected", at(4, 12), at(1, month=12), True),
     ],
+    "11. Who is nearest to a limit": [
+        ("alice", "month", 239_000, 200_000, Decimal("119.5")),
+        ("bob", "month", 48_200, 200_000, Decimal("24.1")),
+    ],
 }  # fmt: skip
 MORE_USERS: Final = """
 INSERT INTO accounting.users
@@ -89,11 +93,11 @@ def run_query(books: Books, query: str) -> list[tuple[Any, ...]]:
         return connection.execute(query.encode()).fetchall()
 
 
-def test_the_page_has_the_ten_queries_that_are_proved_here() -> None:
+def test_the_page_has_the_queries_that_are_proved_here() -> None:
     assert list(QUERIES) == sorted(
         [*EXPECTED, LAG_HEADING], key=lambda heading: int(heading.split(".")[0])
     )
-    assert len(QUERIES) == PAGE.count("```sql") == 10
+    assert len(QUERIES) == PAGE.count("```sql") == 11
 
 
 @pytest.mark.parametrize("heading", EXPECTED)
