@@ -126,15 +126,19 @@ def write_corrections(connection: Connection, folded: Mapping[int, int]) -> None
     since = counted_from(connection) if folded else None
     if since is None:
         return
+    connection.execute(_QUERIES.text("create_staged_corrections"))
     with prefer_index_scans(connection):
-        connection.execute(
-            _QUERIES.text("write_corrections"),
+        staged = connection.execute(
+            _QUERIES.text("stage_corrections"),
             {
                 "counted_from": since,
                 "realms": list(folded),
                 "untils": [from_micros(until) for until in folded.values()],
             },
         )
+        if staged.rowcount:
+            connection.execute(_QUERIES.text("number_corrections"))
+            connection.execute(_QUERIES.text("write_corrections"))
 
 
 def forget_corrections(connection: Connection, realm_id: int, ends_at: datetime) -> None:

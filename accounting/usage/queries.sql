@@ -395,7 +395,13 @@ CROSS JOIN LATERAL (
     WHERE b.realm_id = f.realm_id AND b.level = 'hour'
         AND b.starts_at >= f.folded_until AND b.ends_at <= c.over_until
 ) h
-WHERE h.ends_at IS NOT NULL;
+WHERE f.folded_until < f.last_hour_ends_at AND h.ends_at IS NOT NULL;
+
+-- name: note_last_hours
+-- Notes the end of the last staged hour of each realm, unless a later one has usage.
+UPDATE accounting.fold_watermarks f SET last_hour_ends_at = h.ends_at
+FROM (SELECT realm_id, max(ends_at) AS ends_at FROM staged_hours GROUP BY realm_id) h
+WHERE f.realm_id = h.realm_id AND f.last_hour_ends_at < h.ends_at;
 
 -- name: write_counted_hours
 -- Writes the hours of users that begin within the spans of their realms to the feed, without hours of
@@ -421,31 +427,39 @@ WHERE (
     ) <> (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 ORDER BY u.starts_at, u.user_key;
 
+-- name: create_staged_corrections
+-- Scratch table for the staged deltas that the feed gets as corrections.
+CREATE TEMP TABLE IF NOT EXISTS staged_corrections (LIKE accounting.usage_deltas)
+    ON COMMIT DELETE ROWS;
+
+-- name: stage_corrections
+-- Stages the deltas of hours that were folded before. Not those of closed periods, of which
+-- adjustments are posted.
+INSERT INTO staged_corrections
+SELECT t.*
+FROM unnest(
+    CAST(:realms AS integer[]), CAST(:untils AS timestamptz[])
+) AS s (realm_id, folded_until)
+JOIN staged_deltas t ON t.realm_id = s.realm_id AND t.starts_at < s.folded_until
+WHERE t.starts_at >= CAST(:counted_from AS timestamptz) AND (
+    t.received_packets, t.received_bytes, t.sent_packets, t.sent_bytes,
+    t.peer_received_packets, t.peer_received_bytes, t.peer_sent_packets, t.peer_sent_bytes,
+    t.sessions_started, t.sessions_ended, t.session_microseconds, t.estimated_bytes
+) <> (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0) AND NOT EXISTS (
+    SELECT FROM accounting.periods p
+    WHERE p.realm_id = t.realm_id AND p.closed_at IS NOT NULL
+        AND t.starts_at >= p.starts_at AND t.starts_at < p.ends_at
+);
+
+-- name: number_corrections
+-- Counts the staged corrections of each hour of a user.
+INSERT INTO accounting.usage_corrections AS c (realm_id, starts_at, user_key, corrections)
+SELECT realm_id, starts_at, user_key, 1 FROM staged_corrections
+ORDER BY realm_id, starts_at, user_key
+ON CONFLICT (realm_id, starts_at, user_key) DO UPDATE SET corrections = c.corrections + 1;
+
 -- name: write_corrections
--- Writes the staged deltas of hours that were folded before to the feed, as corrections. Not those of
--- closed periods, of which adjustments are posted. Numbers the corrections of each hour.
-WITH late AS MATERIALIZED (
-    SELECT t.*
-    FROM unnest(
-        CAST(:realms AS integer[]), CAST(:untils AS timestamptz[])
-    ) AS s (realm_id, folded_until)
-    JOIN staged_deltas t ON t.realm_id = s.realm_id AND t.starts_at < s.folded_until
-    WHERE t.starts_at >= CAST(:counted_from AS timestamptz) AND (
-        t.received_packets, t.received_bytes, t.sent_packets, t.sent_bytes,
-        t.peer_received_packets, t.peer_received_bytes, t.peer_sent_packets, t.peer_sent_bytes,
-        t.sessions_started, t.sessions_ended, t.session_microseconds, t.estimated_bytes
-    ) <> (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0) AND NOT EXISTS (
-        SELECT FROM accounting.periods p
-        WHERE p.realm_id = t.realm_id AND p.closed_at IS NOT NULL
-            AND t.starts_at >= p.starts_at AND t.starts_at < p.ends_at
-    )
-),
-numbered AS (
-    INSERT INTO accounting.usage_corrections AS c (realm_id, starts_at, user_key, corrections)
-    SELECT realm_id, starts_at, user_key, 1 FROM late ORDER BY realm_id, starts_at, user_key
-    ON CONFLICT (realm_id, starts_at, user_key) DO UPDATE SET corrections = c.corrections + 1
-    RETURNING realm_id, starts_at, user_key, corrections
-)
+-- Writes the staged corrections, which are numbered, to the feed.
 INSERT INTO accounting.feed_outbox (event_id, type, realm_id, payload)
 SELECT accounting.counted_event_id(t.user_key, t.starts_at, n.corrections, u), 'usage.counted',
     t.realm_id,
@@ -459,8 +473,8 @@ SELECT accounting.counted_event_id(t.user_key, t.starts_at, n.corrections, u), '
         )::accounting.user_usage_hourly,
         b.ends_at, true
     )
-FROM late t
-JOIN numbered n USING (realm_id, starts_at, user_key)
+FROM staged_corrections t
+JOIN accounting.usage_corrections n USING (realm_id, starts_at, user_key)
 JOIN accounting.buckets b
     ON b.realm_id = t.realm_id AND b.level = 'hour' AND b.starts_at = t.starts_at
 LEFT JOIN accounting.user_usage_hourly u

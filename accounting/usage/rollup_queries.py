@@ -162,6 +162,7 @@ def add_usage(connection: Connection) -> None:
     with prefer_index_scans(connection):
         for length in _REALM_BUCKETS:
             connection.execute(_QUERIES.text("add_realm_usage", **length))
+    connection.execute(_QUERIES.text("note_last_hours"))
 
 
 def _add_to_days_and_months(connection: Connection, schema: str, table: str) -> None:

@@ -115,10 +115,12 @@ $$;
 
 -- The time up to which the hours of a realm's users are added to their days and months. The current
 -- hour is only in the hourly table: usage that changes every other second then costs one update
--- each time instead of three.
+-- each time instead of three. last_hour_ends_at: the end of the last hour with usage; before it is
+-- folded, the roll-up looks whether an hour is over.
 CREATE TABLE accounting.fold_watermarks (
     realm_id integer NOT NULL,
     folded_until timestamptz NOT NULL,
+    last_hour_ends_at timestamptz NOT NULL DEFAULT '-infinity',
     CONSTRAINT fold_watermarks_pkey PRIMARY KEY (realm_id)
 ) WITH (fillfactor = 50);
 GRANT SELECT, INSERT, UPDATE ON accounting.fold_watermarks TO turn_accounting_writer;

@@ -27,10 +27,10 @@ NOW: Final = re.compile(r"20[0-9]{2}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}(:[0-9]{
 
 
 def hide_times_of_closing(shown: str) -> str:
-    """October is closed while the test runs."""
+    """October is closed, and gaps are recorded, while the test runs."""
     lines = []
     for line in shown.splitlines():
-        is_closed = re.search("  closed  |, closed |  period  |  adjustment  ", line)
+        is_closed = re.search("  closed  |, closed |  period  |  adjustment  |  source  ", line)
         hidden = "YYYY-MM-DD HH:MM:SSZ" if line.endswith("Z") else "YYYY-MM-DD HH:MM"
         lines.append(NOW.sub(hidden, line) if is_closed else line)
     return "".join(f"{line}\n" for line in lines)
@@ -76,13 +76,13 @@ def test_a_month_names_the_period_that_begins_on_its_first_day(sample_books: Boo
 
 
 def test_an_event_is_one_short_line_also_in_a_pipe(sample_books: Books) -> None:
-    shown = turn_accounting("feed", "--limit", "4", database_url=sample_books.url(READER))
-    assert shown.out.splitlines()[2:] == [
+    shown = turn_accounting("feed", "--limit", "7", database_url=sample_books.url(READER))
+    assert shown.out.splitlines()[5:] == [
         (
-            "   3  2026-11-02 22:01  session     example.org  100 s, 30,000 B in, 3,000 B out, "
+            "   6  2026-11-02 22:01  session     example.org  100 s, 30,000 B in, 3,000 B out, "
             "estimated"
         ),
-        "   4  2026-11-02 22:05  session     example.org  100 s, 40,000 B in, 500 B out, disputed",
+        "   7  2026-11-02 22:05  session     example.org  100 s, 40,000 B in, 500 B out, disputed",
     ]
 
 

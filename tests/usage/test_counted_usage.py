@@ -222,13 +222,13 @@ def test_closing_counts_the_hours_that_no_roll_up_has_folded(books: Books) -> No
     receive_november(books)
     last = FakeAllocation(books, allocation=9)
     last.new(NOVEMBER_END_SECONDS - 100)
-    last.interim(NOVEMBER_END_SECONDS - 50, 1, 7, 1, 7)
+    last.interim(NOVEMBER_END_SECONDS - 60, 1, 7, 1, 7)
+    last.close(NOVEMBER_END_SECONDS - 50, (1, 7, 1, 7), (0, 0, 0, 0))
     books.advance_clock(NOVEMBER_END_SECONDS - 10)
     books.run_jobs()
     before = len(counted_usage(books))
-    books.advance_clock(NOVEMBER_END_SECONDS + 800)
+    books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.load()
-    books.rollup()  # of the end of that session
     assert close_periods(books.engine) == 1
     assert len(counted_usage(books)) > before
     types = books.query("SELECT type FROM accounting.feed_outbox ORDER BY outbox_id")

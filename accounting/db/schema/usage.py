@@ -90,6 +90,7 @@ fold_watermarks = Table(
     metadata,
     Column("realm_id", Integer, primary_key=True, autoincrement=False),
     Column("folded_until", timestamp, nullable=False),
+    Column("last_hour_ends_at", timestamp, nullable=False, server_default=text("'-infinity'")),
 )
 
 metering = Table(
