@@ -165,17 +165,24 @@ def _line(event: Mapping[str, Any], columns: int, *, is_short: bool) -> str:
         case "adjustment.posted":
             reason = visible(f"{payload['author']}: {payload['reason']}")
             rest = f"{payload['period']}, {_total(payload, is_short)}, {reason}"
-        case "usage.counted" if "correction" in payload:
-            rest = f"{payload['starts_at'][:16]}, {_traffic(payload, is_short)}"
-            if payload["correction"]:
-                rest += ", correction"
-        case "source.trouble" if "trouble" in payload:
-            rest = visible(f"{payload['source']}: {payload['trouble']}, {payload['detail']}")
-        case _:
-            rest = visible(json.dumps(payload))
+        case type_:
+            rest = _rest(type_, payload, is_short)
     if text_width(rest) > room > len(_CUT):
         rest = split_text(rest, room - len(_CUT))[0] + _CUT
     return encodable(head + rest, sys.stdout.encoding)
+
+
+def _rest(type_: str, payload: Mapping[str, Any], is_short: bool) -> str:
+    """The facts of the rarer events; of one of a later version its payload."""
+    match type_:
+        case "usage.counted" if "correction" in payload:
+            mark = ", correction" if payload["correction"] else ""
+            return f"{payload['starts_at'][:16]}, {_traffic(payload, is_short)}{mark}"
+        case "limit.reached" | "limit.cleared" if "threshold" in payload:
+            return f"{type_.removeprefix('limit.')} {_limit(payload, is_short)}"
+        case "source.trouble" if "trouble" in payload:
+            return visible(f"{payload['source']}: {payload['trouble']}, {payload['detail']}")
+    return visible(json.dumps(payload))
 
 
 def _time(event: Mapping[str, Any]) -> datetime:
@@ -189,6 +196,18 @@ def _time(event: Mapping[str, Any]) -> datetime:
 def _traffic(payload: Mapping[str, Any], is_short: bool) -> str:
     received, sent = (_size(payload[f"{name}_bytes"], is_short) for name in ("received", "sent"))
     return f"{received} in, {sent} out"
+
+
+def _limit(payload: Mapping[str, Any], is_short: bool) -> str:
+    """The threshold that was reached, of what, and of whose usage."""
+    amount, usage = payload["amount"], payload["usage"]
+    match payload["measure"]:
+        case "bytes":
+            what, used = _size(amount, is_short), _size(usage, is_short)
+        case measure:
+            what, used = f"{amount:,} {measure.replace('_', ' ')}", f"{usage:,}"
+    whose = "the realm" if payload["user_key"] is None else "a user"
+    return f"{payload['threshold']}% of {what} a {payload['per']}, {whose}: {used}"
 
 
 def _total(payload: Mapping[str, Any], is_short: bool) -> str:

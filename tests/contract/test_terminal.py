@@ -30,7 +30,9 @@ def hide_times_of_closing(shown: str) -> str:
     """October is closed, and gaps are recorded, while the test runs."""
     lines = []
     for line in shown.splitlines():
-        is_closed = re.search("  closed  |, closed |  period  |  adjustment  |  source  ", line)
+        is_closed = re.search(
+            "  closed  |, closed |  period  |  adjustment  |  source  |  limit  ", line
+        )
         hidden = "YYYY-MM-DD HH:MM:SSZ" if line.endswith("Z") else "YYYY-MM-DD HH:MM"
         lines.append(NOW.sub(hidden, line) if is_closed else line)
     return "".join(f"{line}\n" for line in lines)
