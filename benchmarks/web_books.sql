@@ -55,6 +55,21 @@ SELECT user_key, realm_id, user_id FROM numbered;
 INSERT INTO accounting.usernames (user_key, username_key, username)
 SELECT user_key, username_key, '1800000000:' || user_id FROM numbered;
 
+-- limits: of each realm, of every user in it, and of each tenth user
+INSERT INTO accounting.limits (
+    realm_id, whom, user_key, measure, direction, per, amount, thresholds, set_at)
+SELECT realm_id, whom, user_key, measure, 'both', per, amount, '{50,80,100}', begins_at
+FROM size, (
+    SELECT realm_id, 'realm' AS whom, NULL::uuid AS user_key, 'bytes' AS measure, per, 10::bigint ^ 12
+    FROM accounting.realms, unnest(ARRAY['day', 'month']) per
+    UNION ALL
+    SELECT realm_id, 'every_user', NULL, measure, per, 1000
+    FROM accounting.realms, unnest(ARRAY['hour', 'day', 'month', 'period']) per,
+        unnest(ARRAY['bytes', 'session_seconds']) measure
+    UNION ALL
+    SELECT realm_id, 'user', user_key, 'bytes', 'month', 10::bigint ^ 9 FROM numbered WHERE n % 10 = 0
+) l (realm_id, whom, user_key, measure, per, amount);
+
 -- statistics of users
 ANALYZE numbered;
 
@@ -154,6 +169,18 @@ JOIN accounting.realm_rules r USING (realm_id)
 JOIN accounting.fold_watermarks w USING (realm_id)
 CROSS JOIN LATERAL (SELECT (h.starts_at < w.folded_until)::integer) AS f (folded)
 GROUP BY user_key, day, realm_id ORDER BY day;
+
+-- reached thresholds: each user on each day
+INSERT INTO accounting.limit_states (
+    limit_id, realm_id, user_key, starts_at, threshold, ends_at, time_zone, amount, usage, reached_at,
+    times_reached)
+SELECT limit_id, realm_id, d.user_key, d.starts_at, threshold, d.starts_at + interval '1 day', 'UTC',
+    amount, 1000, d.starts_at + interval '9 hours', 1
+FROM accounting.user_usage_daily d
+JOIN accounting.limits l USING (realm_id)
+CROSS JOIN LATERAL unnest(ARRAY[80, 100]) t (threshold)
+WHERE l.whom = 'every_user' AND l.per = 'day' AND l.measure = 'bytes'
+ORDER BY d.starts_at;
 
 -- months of users
 INSERT INTO accounting.user_usage_monthly

@@ -31,16 +31,18 @@ PLAIN_NAME = re.compile(r"(?!\d+\Z)[A-Za-z0-9._@-]{1,128}")
 CUT_OFF = """
 SELECT EXISTS (
     SELECT FROM reporting.limit_states
-    WHERE realm = %s AND user_id = %s AND threshold = 100
+    WHERE realm = %(realm)s AND user_id = %(user)s AND threshold = 100
+        AND user_key = ANY (ARRAY(SELECT reporting.possible_user_keys(%(user)s, %(realm)s)))
         AND cleared_at IS NULL AND ends_at > now()
 )
 """
+"""The keys are for the index."""
 
 
 def is_cut_off(url: str, realm: str, user: str) -> bool:
     """Whether a limit of this user is reached in an hour, day, month or period that still lasts."""
     with psycopg.connect(url, connect_timeout=2) as accounting:
-        row = accounting.execute(CUT_OFF, [realm, user]).fetchone()
+        row = accounting.execute(CUT_OFF, {"realm": realm, "user": user}).fetchone()
     return row is not None and bool(row[0])
 
 

@@ -46,10 +46,12 @@ USER = "SELECT realm, user_id FROM reporting.limit_states WHERE limit_id = %s AN
 CUT_OFF = """
 SELECT EXISTS (
     SELECT FROM reporting.limit_states
-    WHERE realm = %s AND user_id = %s AND threshold = 100
+    WHERE realm = %(realm)s AND user_id = %(user)s AND threshold = 100
+        AND user_key = ANY (ARRAY(SELECT reporting.possible_user_keys(%(user)s, %(realm)s)))
         AND cleared_at IS NULL AND ends_at > now()
 )
 """
+"""The keys are for the index."""
 LATELY = """
 SELECT DISTINCT realm, user_id FROM reporting.limit_states
 WHERE threshold = 100 AND user_key IS NOT NULL AND cleared_at IS NULL AND ends_at > now()
@@ -175,9 +177,9 @@ class Worker:
                     log.info("%s in %s may connect again", user, realm)
 
     def _is_cut_off(self, realm: str, user: str) -> bool:
-        return bool(self._query(CUT_OFF, [realm, user])[0][0])
+        return bool(self._query(CUT_OFF, {"realm": realm, "user": user})[0][0])
 
-    def _query(self, statement: LiteralString, values: list[Any]) -> list[tuple[Any, ...]]:
+    def _query(self, statement: LiteralString, values: Any) -> list[tuple[Any, ...]]:
         with psycopg.connect(self._url) as accounting:
             return accounting.execute(statement, values).fetchall()
 

@@ -178,6 +178,7 @@ def checked_pages(books: Books) -> list[str]:
         "/periods",
         "/statement?realm=example.org&period=2026-10-01",
         "/statement?realm=example.org&period=2026-11-01",
+        "/limits?realm=example.org",
         "/gaps",
     ]
 
@@ -222,7 +223,16 @@ def test_every_link_leads_to_a_page_or_to_its_data(browser: Browser, site: Site)
     [
         (
             "--realm example.org",
-            {"/", "/realm", "/user/{key}", "/sessions", "/session/{key}", "/periods", "/statement"},
+            {
+                "/",
+                "/realm",
+                "/user/{key}",
+                "/sessions",
+                "/session/{key}",
+                "/periods",
+                "/statement",
+                "/limits",
+            },
         ),
         (
             "--realm example.org --user alice",
