@@ -60,7 +60,7 @@ API: Final[Mapping[str, str]] = {
     "limits": "/api/v1/limits",
     "limits, realm, deep": "/api/v1/limits?realm={realm}",
     "limit states": "/api/v1/limit-states",
-    "limit states, deep": "/api/v1/limit-states",
+    "limit states, deep": "/api/v1/limit-states?until=2026-11-20",
     "limit states, realm, deep": "/api/v1/limit-states?realm={realm}",
     "limit states, a day": "/api/v1/limit-states?realm={realm}&since=2026-11-10&until=2026-11-11",
     "limit states, user": "/api/v1/limit-states?user={user_id}",

@@ -59,7 +59,7 @@ SELECT count(*) FROM (SELECT FROM accounting.usage_deltas LIMIT :limit) deltas;
 
 -- name: limit_statuses
 -- For each realm with limits their number, how many of its own it has reached in a bucket that runs now,
--- and how often users have reached theirs, counted up to :limit. No bucket is longer than 32 days.
+-- and how often users have reached theirs, counted up to :limit.
 SELECT r.realm, l.limits, o.reached AS realm_reached,
     greatest(a.reached - o.reached, 0) AS users_reached
 FROM (SELECT realm_id, count(*) AS limits FROM accounting.limits GROUP BY realm_id) l
@@ -67,15 +67,13 @@ JOIN accounting.realms r USING (realm_id)
 CROSS JOIN LATERAL (
     SELECT count(*) AS reached
     FROM accounting.limits w JOIN accounting.limit_states s USING (limit_id)
-    WHERE w.realm_id = l.realm_id AND w.whom = 'realm'
-        AND s.user_key = '00000000-0000-0000-0000-000000000000' AND s.threshold = 100
-        AND s.cleared_at IS NULL AND s.starts_at > accounting.database_now() - interval '32 days'
-        AND s.ends_at > accounting.database_now()
+    WHERE w.realm_id = l.realm_id AND w.whom = 'realm' AND s.threshold = 100
+        AND s.cleared_at IS NULL AND s.ends_at > accounting.database_now()
 ) o
 CROSS JOIN LATERAL (
     SELECT count(*) AS reached FROM (
-        SELECT FROM accounting.limit_states s
-        WHERE s.realm_id = l.realm_id AND s.threshold = 100 AND s.cleared_at IS NULL
+        SELECT FROM accounting.limits w JOIN accounting.limit_states s USING (limit_id)
+        WHERE w.realm_id = l.realm_id AND s.threshold = 100 AND s.cleared_at IS NULL
             AND s.ends_at > accounting.database_now()
         LIMIT :limit
     ) s

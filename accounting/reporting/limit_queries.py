@@ -1,6 +1,6 @@
 """Queries on limits of usage: what is set, what was reached, and how far along users are."""
 
-from dataclasses import replace
+from collections.abc import Collection
 from typing import Final
 from uuid import UUID
 
@@ -18,7 +18,7 @@ from accounting.reporting.view_query import (
     view,
 )
 
-LIMIT_KEY: Final = ("realm", "limit_id")
+LIMIT_KEY: Final = ("limit_id",)
 
 LIMIT_STATE_KEY: Final = ("starts_at", "limit_id", "threshold", "user_key")
 
@@ -40,7 +40,7 @@ def limits(
     of_many: bool = False,
     arrangement: Arrangement = AS_IT_IS,
 ) -> ViewQuery:
-    """The limits by realm, the oldest first.
+    """The limits, the oldest first.
 
     ``user_key``: those of one user, and of every user. ``of_many``: none of one user.
     """
@@ -88,25 +88,23 @@ def limit_states(
     )
 
 
-def reached_now(realm: str) -> ViewQuery:
-    """How many users, or the realm, have reached each limit of a realm now: ``reached``."""
-    query = (
-        view("limit_states")
-        .where("realm = %(realm)s", realm=realm)
-        .where("threshold = 100 AND cleared_at IS NULL AND ends_at > reporting.database_now()")
-    )
-    return replace(query, columns=("limit_id", "count(*) AS reached"), group="limit_id")
-
-
-def usage_of_user(realm: str, user_key: UUID) -> ViewQuery:
-    """How much of each limit a user has used in the buckets that run now, as far as any."""
-    return (
-        of_realm(view("limit_usage"), realm)
-        .where("whom <> 'realm'")
-        .where("user_key = %(user_key)s", user_key=user_key)
+def reached_now(limit_ids: Collection[int], most: int) -> ViewQuery:
+    """How often each of these limits is reached now, counted up to ``most``: ``reached``."""
+    return ViewQuery(
+        relation="reporting.limits_reached(%(limit_ids)s, %(most)s)",
+        values={"limit_ids": list(limit_ids), "most": most},
     )
 
 
-def usage_of_realm(realm: str) -> ViewQuery:
-    """How much of each of its own limits a realm has used in the buckets that run now."""
-    return of_realm(view("limit_usage"), realm).where("whom = 'realm'")
+def usage_of_user(user_key: UUID, limit_ids: Collection[int]) -> ViewQuery:
+    """How much of these limits a user has used in the buckets that run now, as far as any."""
+    return _usage(limit_ids).where("whom <> 'realm' AND user_key = %(user_key)s", user_key=user_key)
+
+
+def usage_of_realms(limit_ids: Collection[int]) -> ViewQuery:
+    """How much of these limits, of realms as a whole, is used in the buckets that run now."""
+    return _usage(limit_ids).where("whom = 'realm'")
+
+
+def _usage(limit_ids: Collection[int]) -> ViewQuery:
+    return view("limit_usage").where("limit_id = ANY (%(limit_ids)s)", limit_ids=list(limit_ids))

@@ -52,7 +52,7 @@ CREATE INDEX limit_states_by_user ON accounting.limit_states
     ((nullif(user_key, '00000000-0000-0000-0000-000000000000'::uuid)), starts_at, limit_id,
         threshold);
 -- The limits that are reached now, for metrics and the pages of realms.
-CREATE INDEX limits_reached ON accounting.limit_states (realm_id, ends_at, limit_id)
+CREATE INDEX limits_reached ON accounting.limit_states (limit_id, ends_at)
     WHERE threshold = 100 AND cleared_at IS NULL;
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.limit_states TO turn_accounting_writer;
 

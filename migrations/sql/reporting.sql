@@ -1042,6 +1042,29 @@ GRANT EXECUTE ON FUNCTION reporting.limit_state_page(
     text, text, uuid, timestamptz, timestamptz, timestamptz, integer, integer, uuid, integer
 ) TO turn_accounting_reader, turn_accounting_writer;
 
+-- How often these limits are reached in buckets that run now, each counted up to most.
+CREATE FUNCTION reporting.limits_reached(limit_ids integer[], most integer)
+RETURNS TABLE (limit_id integer, reached bigint)
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 10 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off AS $$
+    SELECT i.limit_id, n.reached
+    FROM unnest(limit_ids) i (limit_id)
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS reached FROM (
+            SELECT FROM accounting.limit_states s
+            WHERE s.limit_id = i.limit_id AND s.threshold = 100 AND s.cleared_at IS NULL
+                AND s.ends_at > accounting.database_now()
+            LIMIT most
+        ) s
+    ) n
+$$;
+COMMENT ON FUNCTION reporting.limits_reached(integer[], integer) IS
+    'How often each of these limits is reached in an hour, day, month or period that runs now, counted '
+    'up to most';
+REVOKE ALL ON FUNCTION reporting.limits_reached(integer[], integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.limits_reached(integer[], integer)
+    TO turn_accounting_reader, turn_accounting_writer;
+
 -- The users on a page of the usage of a realm's hour, day or month, in the order of their names. The
 -- views would add up the hours that are not folded yet of every user before they sort. Where many
 -- have usage, it reads along the index of names until the page is full; else it sorts these few.

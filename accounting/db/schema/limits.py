@@ -64,9 +64,8 @@ limit_states = Table(
     Index("limit_states_by_user", _SHOWN_KEY, "starts_at", "limit_id", "threshold"),
     Index(
         "limits_reached",
-        "realm_id",
-        "ends_at",
         "limit_id",
+        "ends_at",
         postgresql_where=text("threshold = 100 AND cleared_at IS NULL"),
     ),
 )

@@ -17,7 +17,7 @@ router = APIRouter(tags=["limits"])
 
 @router.get("/limits", responses=describe_list("Limit"))
 def list_limits(books: BooksDependency, wanted: ListParameters, realm: Realm = None) -> Response:
-    """The limits that are set, by realm, the oldest first.
+    """The limits that are set, the oldest first.
 
     A reader of one user gets those of every user, and the user's own.
     """

@@ -34,6 +34,8 @@ from accounting.web.render import page
 TOP_USERS: Final = 20
 SHOWN_PERIODS: Final = 4
 SHOWN_LIMITS: Final = 10
+MOST_REACHED: Final = 10_000
+"""Users who have reached a limit are counted up to this number."""
 router = APIRouter()
 
 
@@ -88,11 +90,14 @@ def _limits(books: PageBooks, realm: str) -> dict[str, Any]:
     """Limits of more than one user: how many have reached them, and how far the realm is."""
     limits = books.limits(realm, Arrangement(limit=SHOWN_LIMITS), of_many=True)
     own = [limit for limit in limits if limit["whom"] == "realm"]
-    used = books.rows(limit_queries.usage_of_realm(realm)) if own else []
-    reached = books.rows(limit_queries.reached_now(realm)) if limits else []
+    used = books.rows(limit_queries.usage_of_realms([limit["limit_id"] for limit in own]))
+    of_users = [limit["limit_id"] for limit in limits if limit["whom"] != "realm"]
+    # These limits are the reader's own, and have no realm to restrict them by.
+    reached = books.database.read_rows(limit_queries.reached_now(of_users, MOST_REACHED))
     return {
         "limits": limits,
         "own": {row["limit_id"]: row for row in with_usage(own, used)},
+        "most_reached": MOST_REACHED,
         "reached": {row["limit_id"]: int(row["reached"]) for row in reached},
     }
 

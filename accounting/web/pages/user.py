@@ -67,7 +67,7 @@ def user_page(
     )
     rows = books.rows(usage, by_user=True)
     limits = books.limits(names["realm"], Arrangement(limit=SHOWN_LIMITS), user_key=user_key)
-    used = limit_queries.usage_of_user(names["realm"], user_key)
+    used = limit_queries.usage_of_user(user_key, [limit["limit_id"] for limit in limits])
     states = limit_queries.limit_states(
         user_key=user_key, arrangement=Arrangement(limit=SHOWN_STATES)
     )

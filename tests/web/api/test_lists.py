@@ -24,7 +24,7 @@ LISTS: Final = {
     "periods": ("periods", "realm, starts_at"),
     "statements": ("statements", "realm, period, user_id, user_key"),
     "adjustments": ("adjustments", "posted_at, user_id, adjustment_id"),
-    "limits": ("limits", "realm, limit_id"),
+    "limits": ("limits", "limit_id"),
     "limit-states": (
         "limit_states",
         "starts_at DESC, limit_id DESC, threshold DESC, user_key DESC",
