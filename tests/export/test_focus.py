@@ -213,6 +213,26 @@ def test_what_is_billed_with_an_open_period_waits_for_its_close(books: Books) ->
     assert len(before[1]) == 2
 
 
+def test_a_span_has_the_periods_that_begin_in_it(books: Books) -> None:
+    """With what is billed with them, whichever period it corrects; other realms have none."""
+    close_two_months(books)
+    first, second = datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)
+    end = datetime(2027, 1, 1, tzinfo=UTC)
+    for since, until, period in ((first, second, NOVEMBER), (second, end, DECEMBER)):
+        assert focus_file(books, since=since, until=until) == focus_file(books, period=period)
+    assert len(focus_file(books, realm="example.org", since=second, until=end)[1]) == 4
+    nameless = FakeAllocation(books, user="", realm="", allocation=77)
+    nameless.new(62 * DAY + 1)
+    nameless.close(62 * DAY + 9, (1, 1, 1, 1), (0, 0, 0, 0))
+    books.advance_clock(95 * DAY)
+    books.advance_clock(95 * DAY, source="late")
+    books.run_jobs()
+    close_periods(books.engine)
+    names, [row] = focus_file(books, realm="")
+    assert problems(names, [row]) == []
+    assert (row["ProviderName"], row["BillingAccountName"]) == ("TURN service", None)
+
+
 def test_the_command_takes_the_names_and_the_price(books: Books) -> None:
     close_november(books)
     result = turn_accounting(
