@@ -42,6 +42,8 @@ SEND_MARGIN_SECONDS: Final = 25.0
 MAX_AHEAD: Final = 1_000
 """With parallel requests: so many events may be taken after one that is not."""
 GONE: Final = 410
+UNSENT: Final = frozenset({"url", "name", "address", "connect", "tls"})
+"""Reasons for which no byte of a request was sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,13 @@ class _Answer:
     attempt: Attempt
     outcome: Outcome
     retry_after_seconds: float | None = None
+    is_unsent: bool = False
+
+    @property
+    def is_surely_refused(self) -> bool:
+        """Whether nothing of the request was taken, beyond doubt: 5xx leaves one."""
+        status = self.attempt.status
+        return self.is_unsent or (status is not None and 400 <= status < 500)
 
 
 def retry_pause(failures: int, retry_after_seconds: float | None) -> float:
@@ -85,6 +94,7 @@ class EndpointDelivery:
         self._refusals: list[Refusal] = []
         self._failures = leased.failures
         self._in_doubt_since = leased.in_doubt_since
+        self._is_first_doubt = False
         self._delivered = 0
         self._is_over = False
         self._began = self._lease_began = time.monotonic()
@@ -205,6 +215,9 @@ class EndpointDelivery:
             begun = time.monotonic()
             positions.begin_doubt(self._engine, self._leased)
             self._lease_began, self._in_doubt_since = begun, self._now()
+            self._is_first_doubt = True
+        else:
+            self._is_first_doubt = False
         if time.monotonic() - self._lease_began > LEASE_SECONDS - SEND_MARGIN_SECONDS:
             self._write(None)
 
@@ -213,10 +226,12 @@ class EndpointDelivery:
         attempted_at, started = self._now(), time.monotonic()
         status: int | None = None
         retry_after_seconds = None
+        is_unsent = False
         try:
             response = self._client.send(request, attempted_at)
         except SendFailed as error:
             status = error.status
+            is_unsent = error.reason in UNSENT
             outcome = Outcome(taken=0, failure=str(error))
         else:
             status = response.status
@@ -234,6 +249,7 @@ class EndpointDelivery:
             ),
             outcome=outcome,
             retry_after_seconds=retry_after_seconds,
+            is_unsent=is_unsent,
         )
 
     def _record(self, answer: _Answer, *, counts_failure: bool) -> None:
@@ -272,6 +288,8 @@ class EndpointDelivery:
     ) -> datetime | None:
         """Write the position and an attempt; returns since when it fails. Raises LeaseLost."""
         retry_after = None if answer is None else answer.retry_after_seconds
+        # An earlier request may have been taken, of which this one says nothing.
+        ends_doubt = self._is_first_doubt and answer is not None and answer.is_surely_refused
         failures = self._failures if self._progress.seq == self._written_seq else 0
         begun = time.monotonic()
         moved = positions.write_move(
@@ -285,10 +303,11 @@ class EndpointDelivery:
                 delivered=delivered,
                 counts_failure=counts_failure,
                 retry_seconds=retry_pause(failures + 1, retry_after),
+                ends_doubt=ends_doubt,
             ),
         )
         self._lease_began = begun
-        if self._progress.seq != self._written_seq:
+        if ends_doubt or self._progress.seq != self._written_seq:
             self._in_doubt_since = None
         self._written_seq = self._progress.seq
         self._refusals = []

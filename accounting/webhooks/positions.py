@@ -71,6 +71,7 @@ class Move:
     """A step of a position. ``counts_failure``: it failed, and the first time in this round.
 
     ``delivered``: how many events were taken. ``retry_seconds``: the pause after a failure.
+    ``ends_doubt``: it is known that nothing was taken by the request.
     """
 
     seq: int
@@ -80,6 +81,7 @@ class Move:
     delivered: int = 0
     counts_failure: bool = False
     retry_seconds: float = 0.0
+    ends_doubt: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +159,7 @@ def write_move(engine: Engine, leased: Leased, move: Move) -> Moved:
                 "counts_failure": move.counts_failure,
                 "retry_seconds": move.retry_seconds,
                 "delivered": move.delivered,
+                "ends_doubt": move.ends_doubt,
             },
         ).one_or_none()
         if row is None:

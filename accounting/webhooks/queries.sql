@@ -64,7 +64,9 @@ SET seq = :seq, seqs_ahead = CAST(:seqs_ahead AS bigint[]), history = reporting.
             THEN accounting.database_now() + make_interval(secs => :retry_seconds)
         WHEN :seq = w.seq THEN w.next_attempt_at
     END,
-    in_doubt_since = CASE WHEN :seq = w.seq THEN w.in_doubt_since END,
+    in_doubt_since = CASE
+        WHEN :seq = w.seq AND NOT CAST(:ends_doubt AS boolean) THEN w.in_doubt_since
+    END,
     last_failure = coalesce(CAST(:failure AS text), w.last_failure),
     delivered_events = w.delivered_events + :delivered,
     delivered_at = CASE WHEN :delivered > 0 THEN accounting.database_now() ELSE w.delivered_at END
