@@ -222,7 +222,11 @@ FROM accounting.webhooks o WHERE w.number = :number AND o.number = w.number
 RETURNING o.disabled_at IS NOT NULL;
 
 -- name: replay
--- Sets an endpoint back to a number, and takes the lease of a delivery that is under way.
+-- Sets an endpoint to a number, and takes the lease of a delivery that is under way. Forgets the
+-- refusals after it: those events are sent again.
+WITH refusals AS (
+    DELETE FROM accounting.webhook_refusals WHERE number = :number AND seq > :seq
+)
 UPDATE accounting.webhooks
 SET seq = :seq, seqs_ahead = '{}', history = reporting.feed_history(:seq), lease = NULL,
     leased_until = NULL, disabled_at = NULL, disabled_reason = NULL, failures = 0,

@@ -10,7 +10,12 @@ from accounting.billing.close_period import close_period, close_periods
 from accounting.errors import ConnectionLost
 from accounting.feed.number_feed import number_feed
 from accounting.webhooks.delivery import deliver
-from accounting.webhooks.endpoints import add_endpoint, list_endpoints, list_refusals
+from accounting.webhooks.endpoints import (
+    add_endpoint,
+    list_endpoints,
+    list_refusals,
+    replay_events,
+)
 from accounting.webhooks.formats.options import METERING_TYPES, FormatName, FormatOptions
 from tests.support.billing_scenarios import (
     DAY,
@@ -44,6 +49,21 @@ SERVERS: dict[FormatName, type[MeteringServer]] = {
     FormatName.LAGO: LagoServer,
     FormatName.STRIPE: StripeServer,
 }
+
+
+def add_engine(books: Books, server: MeteringServer, name: FormatName, batch_size: int) -> int:
+    number, _ = add_endpoint(
+        books.engine,
+        url=server.url,
+        format=name,
+        types=METERING_TYPES,
+        options=FormatOptions(customer="{user}").to_json(),
+        api_key=API_KEY,
+        allows_private=True,
+        batch_size=min(batch_size, name.max_batch),
+        from_start=True,
+    )
+    return number
 
 
 def number_events(books: Books) -> None:
@@ -104,18 +124,7 @@ def billed_by_customer(books: Books) -> dict[tuple[str, str], Decimal]:
 def test_an_engine_counts_the_statement_and_the_adjustments(books: Books, name: FormatName) -> None:
     """Two closed months, late usage of both kinds, a negative hour, and a manual credit."""
     with SERVERS[name](datetime(2026, 11, 2, tzinfo=UTC)) as server:
-        options = FormatOptions(customer="{user}")
-        number, _ = add_endpoint(
-            books.engine,
-            url=server.url,
-            format=name,
-            types=METERING_TYPES,
-            options=options.to_json(),
-            api_key=API_KEY,
-            allows_private=True,
-            batch_size=min(2, name.max_batch),
-            from_start=True,
-        )
+        number = add_engine(books, server, name, batch_size=2)
         receive_november(books)
         books.advance_clock(0, source="late")
         books.advance_clock(NOVEMBER_END_SECONDS + 61)
@@ -152,3 +161,35 @@ def test_an_engine_counts_the_statement_and_the_adjustments(books: Books, name: 
             ("dora", "2026-12"): 9000 - 3000,
         }
     assert list_refusals(books.engine, number) == []
+
+
+def test_a_refused_event_is_sent_by_a_replay_and_is_no_refusal_any_more(books: Books) -> None:
+    """The engine has the events around it: they are settled by the same two requests."""
+    with LagoServer(datetime(2026, 11, 2, tzinfo=UTC)) as server:
+        number = add_engine(books, server, FormatName.LAGO, batch_size=3)
+        receive_november(books)
+        carol = FakeAllocation(books, user="carol", allocation=3)
+        carol.new(2 * DAY)
+        carol.close(2 * DAY + 9, (1, 30, 0, 0), (0, 0, 0, 0))
+        books.advance_clock(3 * DAY)
+        books.run_jobs()
+        number_events(books)
+        ids = [
+            str(event["event_id"])
+            for event in books.rows("feed")
+            if event["type"] == "usage.counted"
+        ]
+        assert len(ids) == 3
+        server.broken = {ids[1]}
+        assert deliver(books.engine) == 2
+        assert [str(row["event_id"]) for row in list_refusals(books.engine, number)] == [ids[1]]
+        server.broken.clear()
+        replay_events(books.engine, number, after=0)
+        assert deliver(books.engine) == 3
+        assert list_refusals(books.engine, number) == []
+        assert server.request_count == 4
+        assert server.sums() == {
+            ("alice", "2026-11"): 300,
+            ("bob", "2026-11"): 1100,
+            ("carol", "2026-11"): 30,
+        }
