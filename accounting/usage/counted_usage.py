@@ -69,7 +69,10 @@ def start_metering(connection: Connection, since: datetime | None = None) -> dat
 
 
 def stop_metering(connection: Connection) -> None:
-    """Write no more usage to the feed. Takes the lock of the roll-up; raises LockHeld."""
+    """Write no more usage to the feed. Takes the lock of the roll-up; raises LockHeld.
+
+    It can begin again with the first hour that is not folded yet, so that none is missing.
+    """
     lock(connection, "rollup")
     last_fold = select(func.max(fold_watermarks.c.folded_until)).scalar_subquery()
     connection.execute(
@@ -77,9 +80,7 @@ def stop_metering(connection: Connection) -> None:
         .where(metering.c.counted_from.is_not(None))
         .values(
             counted_from=None,
-            not_before=func.greatest(
-                metering.c.counted_from, last_fold, func.accounting.database_now()
-            ),
+            not_before=func.greatest(metering.c.counted_from, last_fold),
         )
     )
     connection.execute(usage_corrections.delete())
