@@ -59,7 +59,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit
 	--python-version 3.11 --custom-compile-command "make lock" $(UPGRADE)
 lock: $(STAMP) ## Lock the dependencies with their hashes
 	$(BIN)/pip install --quiet uv
-	$(COMPILE) pyproject.toml --extra embedded --extra parquet --extra web --group dev --output-file requirements-dev.lock
+	$(COMPILE) pyproject.toml --all-extras --group dev --output-file requirements-dev.lock
 	$(COMPILE) pyproject.toml --extra web --constraint requirements-dev.lock --output-file requirements.lock
 	$(COMPILE) --group build --constraint requirements-dev.lock --output-file requirements-build.lock
 

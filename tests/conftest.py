@@ -38,6 +38,8 @@ REQUIRED_PROGRAMS: Final[Mapping[str, Sequence[str]]] = {
     "needs_zsh": ("zsh",),
     "needs_fish": ("fish",),
     "needs_chromium": ("chromium",),
+    "needs_sshd": ("sshd", "ssh-keygen"),
+    "needs_azurite": ("azurite-blob",),
     "needs_coturn": ("turnserver", "turnutils_uclient", "turnutils_peer"),
 }
 

@@ -35,7 +35,18 @@ FormatOption = Annotated[
 ]
 Output = Annotated[
     str,
-    typer.Option("--output", "-o", help="Directory for the file and its manifest; - for stdout."),
+    typer.Option(
+        "--output",
+        "-o",
+        help="Directory for the file and its manifest, or s3://, gs://, az://, sftp://; - for "
+        "stdout.",
+    ),
+]
+Partitioned = Annotated[
+    bool,
+    typer.Option(
+        "--partition", help="Parquet as a table of files, one for each realm= and period=."
+    ),
 ]
 _HELP: Final = {
     ExportKind.SESSIONS: "Export sessions that ended in the period or span: each in one export.",
@@ -70,13 +81,21 @@ def export_usage(
     per: Per = "day",
     format_: FormatOption = ExportFormat.CSV,
     output: Output = "-",
+    partition: Partitioned = False,
 ) -> None:
     """Export the usage of the buckets that start in the period or span; UTC by default."""
     subject, length = usage_subject(by), bucket_length(per)
-    if length == "month" and period is not None:
+    if length == "month" and (period is not None or partition):
         raise UsageError("--per month: a period need not be a month: see `export statements`")
     selection = _selection(
-        ExportKind.USAGE, realm, period, since, until, subject=subject, granularity=length
+        ExportKind.USAGE,
+        realm,
+        period,
+        since,
+        until,
+        subject=subject,
+        granularity=length,
+        is_partitioned=partition,
     )
     _export(selection, since, until, format_, output)
 
@@ -91,8 +110,9 @@ def _export_command(kind: ExportKind) -> Callable[..., None]:
         until: Until = None,
         format_: FormatOption = ExportFormat.CSV,
         output: Output = "-",
+        partition: Partitioned = False,
     ) -> None:
-        selection = _selection(kind, realm, period, since, until)
+        selection = _selection(kind, realm, period, since, until, is_partitioned=partition)
         _export(selection, since, until, format_, output)
 
     return export
@@ -136,12 +156,14 @@ def export_focus(
 
 
 def check(
-    manifests: Annotated[list[Path], typer.Argument(help="Manifests beside exported files.")],
+    manifests: Annotated[
+        list[str], typer.Argument(help="Manifests beside exported files, as paths or URLs.")
+    ],
 ) -> None:
     """Check exported files against their manifests; exit 1 when one differs."""
     from accounting.export.manifest import check_export
 
-    problems = [problem for path in manifests if (problem := check_export(path))]
+    problems = [problem for manifest in manifests for problem in check_export(manifest)]
     for problem in problems:
         write_message(problem)
     raise typer.Exit(1 if problems else 0)
@@ -158,6 +180,23 @@ def _selection(
     if period is not None and (since is not None or until is not None):
         raise UsageError("--period goes without --since and --until")
     return Selection(kind=kind, realm=realm, period=period, **others)
+
+
+def _check_partition(
+    selection: Selection, format_: ExportFormat, output: str, *, has_span: bool
+) -> None:
+    """Refuse what a table of partitions can't be."""
+    if not selection.is_partitioned:
+        return
+    if format_ is not ExportFormat.PARQUET:
+        raise UsageError(f"--partition writes Parquet, not {format_}: add --format parquet")
+    if has_span:
+        raise UsageError(
+            "--partition writes whole periods, so that a later export replaces them: name one with"
+            " --period, or leave --since and --until out for all"
+        )
+    if output == "-":
+        raise UsageError("--partition writes several files: name a directory with --output")
 
 
 def _check_directory(output: Path) -> None:
@@ -178,10 +217,13 @@ def _check_directory(output: Path) -> None:
 def _export(
     selection: Selection, since: str | None, until: str | None, format_: ExportFormat, output: str
 ) -> None:
-    from accounting.export.export import export_to_directory, export_to_stream
+    from accounting.export.export import export_to_place, export_to_stream
+    from accounting.export.place_address import is_url, open_place
 
     begin, end = time_span(since, until)
-    if output != "-":
+    _check_partition(selection, format_, output, has_span=begin is not None or end is not None)
+    place = open_place(output)
+    if output != "-" and not is_url(output):
         _check_directory(Path(output))
     settings = command_settings()
     # On a terminal the rows themselves show how far it is.
@@ -214,9 +256,12 @@ def _export(
                 raise UsageError("Parquet is binary: name a directory with --output, or a pipe")
             export_to_stream(reader, selection, format_, BinaryOutput(), progress)
         else:
-            exported = export_to_directory(reader, selection, format_, Path(output), progress)
-            write(f"{exported.path}\n{exported.manifest_path}\n")
+            exported = export_to_place(reader, selection, format_, place, progress)
+            for location in (*exported.locations, exported.manifest_location):
+                write(f"{location}\n")
             if sys.stderr.isatty():
-                write_message(f"{counted(exported.rows, 'row')} in {exported.path}")
+                files = exported.locations
+                into = files[0] if len(files) == 1 else counted(len(files), "file")
+                write_message(f"{counted(exported.rows, 'row')} in {into}")
     if not selection.has_end:
         write_message("incomplete: rows may be added or change, since the span has no --until")

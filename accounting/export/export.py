@@ -1,7 +1,7 @@
-"""Export a selection to a directory, as a file and its manifest, or to a stream.
+"""Export a selection to a place, as a file and its manifest, or to a stream.
 
 The file is complete before it gets its name, and its manifest follows. So a reader that finds a
-manifest finds the file that it describes, even after a crash.
+manifest finds the files that it describes, even after a crash.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +12,7 @@ from typing import Final
 
 from accounting.domain.periods import describe_wait
 from accounting.errors import (
+    AccountingError,
     NotYet,
     not_closed,
     preview_command,
@@ -19,19 +20,23 @@ from accounting.errors import (
     unknown_period,
 )
 from accounting.export import parquet
-from accounting.export.atomic_file import (
-    ByteSink,
-    HashingWriter,
-    disk_errors,
-    locked_draft,
-    sync_directory,
-    sync_file,
-)
+from accounting.export.atomic_file import ByteSink, HashingWriter
 from accounting.export.copy_format import Column, CopyFormat
-from accounting.export.export_query import ExportQuery
+from accounting.export.export_query import ExportQuery, Partition, RowTotals
 from accounting.export.focus_schema import focus_metadata
 from accounting.export.focus_terms import FocusTerms
-from accounting.export.manifest import file_name, manifest_path, manifest_text
+from accounting.export.local_directory import LocalDirectory
+from accounting.export.manifest import (
+    FileEntry,
+    described_names,
+    digest_file,
+    file_name,
+    manifest_name,
+    manifest_text,
+    table_name,
+)
+from accounting.export.partition_path import partition_path
+from accounting.export.place import Draft, Place, read_file
 from accounting.export.selection import ExportFormat, ExportKind, Selection
 from accounting.progress import Progress, no_progress
 from accounting.reporting.reader import DatabaseReader
@@ -46,12 +51,23 @@ ParquetWriter = Callable[[Sequence[Column], Iterator[bytes], HashingWriter], int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExportedFile:
-    """A file and its manifest."""
+class Exported:
+    """The files of an export and their manifest, as paths or URLs."""
 
-    path: Path
-    manifest_path: Path
+    locations: Sequence[str]
+    manifest_location: str
     rows: int
+
+    @property
+    def path(self) -> Path:
+        """The only file of an export to a local directory."""
+        [location] = self.locations
+        return Path(location)
+
+    @property
+    def manifest_path(self) -> Path:
+        """The manifest in a local directory."""
+        return Path(self.manifest_location)
 
 
 def export_to_directory(
@@ -60,66 +76,162 @@ def export_to_directory(
     format_: ExportFormat,
     directory: Path,
     progress: Progress = no_progress,
-) -> ExportedFile:
-    """Write the selected rows and their manifest into a directory, creating it if necessary.
+) -> Exported:
+    """As :func:`export_to_place`, into a directory of this machine."""
+    return export_to_place(reader, selection, format_, LocalDirectory(directory), progress)
+
+
+def export_to_place(
+    reader: DatabaseReader,
+    selection: Selection,
+    format_: ExportFormat,
+    place: Place,
+    progress: Progress = no_progress,
+) -> Exported:
+    """Write the selected rows and their manifest to a place.
 
     Raises NotYet while a row of the selection may still change, UsageError for an unknown realm or
-    period, and ConnectionLost; the files of an earlier export then stay as they are.
+    period, and ConnectionLost; the files of an earlier export then stay as they are, but for
+    partitions that were already replaced: their manifest is then removed.
     """
     if format_ is ExportFormat.PARQUET:
         parquet.require_pyarrow()
-    path = directory / file_name(selection, format_)
-    with disk_errors(path), _open_query(reader, selection) as query:
-        directory.mkdir(parents=True, exist_ok=True)
+    manifest = manifest_name(selection, format_)
+    with _open_query(reader, selection) as query:
         progress(0, doing="counting rows")
-        totals = query.totals()
-        with locked_draft(path) as (draft, file):
-            writer = HashingWriter(file)
-            written = _write(query, format_, writer, progress, totals.rows)
-            if written != totals.rows:
-                raise AssertionError(f"{written} rows written of {totals.rows} in one snapshot")
-            sync_file(file)
-            # Usage and sessions of a closed period include late usage; its statement does not.
-            late_usage = (
-                query.late_usage()
-                if selection.period is not None
-                and selection.kind in {ExportKind.USAGE, ExportKind.SESSIONS}
-                else None
-            )
-            focus = (
-                focus_metadata(selection.focus or FocusTerms(), query.columns)
-                if selection.kind is ExportKind.FOCUS
-                else None
-            )
-            cutoffs = query.cutoffs() if selection.kind is ExportKind.STATEMENTS else None
-            manifest = manifest_text(
-                path,
-                selection,
-                format_,
-                totals,
-                writer,
-                late_usage=late_usage,
-                cutoffs=cutoffs,
-                focus=focus,
-            )
-            _replace_files(path, draft, manifest)
-    return ExportedFile(path=path, manifest_path=manifest_path(path), rows=totals.rows)
+        writing = _Writing(query, selection, format_, place, progress, query.totals())
+        if selection.is_partitioned:
+            with place.draft(manifest) as draft:
+                writing.replace_partitions(manifest, draft)
+        else:
+            writing.replace_file(manifest)
+    return Exported(
+        locations=[place.location(file.name) for file in writing.files],
+        manifest_location=place.location(manifest),
+        rows=sum(file.rows for file in writing.files),
+    )
 
 
-def _replace_files(path: Path, draft: Path, manifest: str) -> None:
-    """Rename a draft to its path, then write its manifest."""
-    directory, target = path.parent, manifest_path(path)
-    with locked_draft(target) as (manifest_draft, file):
-        file.write(manifest.encode())
-        sync_file(file)
-        if not (target.exists() and target.read_text() == manifest):
-            # Between the two renames the old manifest would describe the new file.
-            target.unlink(missing_ok=True)
-            sync_directory(directory)
-        draft.rename(path)
-        sync_directory(directory)
-        manifest_draft.rename(target)
-        sync_directory(directory)
+class _Writing:
+    """An export that is being written."""
+
+    def __init__(
+        self,
+        query: ExportQuery,
+        selection: Selection,
+        format_: ExportFormat,
+        place: Place,
+        progress: Progress,
+        totals: RowTotals,
+    ) -> None:
+        self._query = query
+        self._selection = selection
+        self._format = format_
+        self._place = place
+        self._progress = progress
+        self._totals = totals
+        self.files: list[FileEntry] = []
+        self._stamps: list[object] = []
+
+    def replace_file(self, manifest: str) -> None:
+        """Write the one file, and then its manifest."""
+        name = file_name(self._selection, self._format)
+        with self._place.draft(name) as draft, self._place.draft(manifest) as manifest_draft:
+            self.files.append(self._write(name, draft, None))
+            text = self._manifest_text()
+            if read_file(self._place, manifest) != text:
+                # Until the new one is there, the old manifest would describe the new file.
+                self._place.remove(manifest)
+            self._publish(name, draft)
+            self._publish_manifest(manifest, manifest_draft, text)
+
+    def replace_partitions(self, manifest: str, manifest_draft: Draft) -> None:
+        """Write the file of each partition, and then the manifest of them all."""
+        partitions = self._query.partitions()
+        columns = self._selection.partition_columns
+        table = table_name(self._selection)
+        names = {
+            f"{table}/{partition_path(columns, partition)}/{table}.{self._format}": partition
+            for partition in partitions
+        }
+        earlier = described_names(read_file(self._place, manifest) or b"{}")
+        self._place.remove(manifest)
+        for name in sorted(earlier - names.keys()):
+            self._place.remove(name)
+        for name, partition in names.items():
+            with self._place.draft(name) as draft:
+                self.files.append(self._write(name, draft, partition))
+                self._publish(name, draft)
+        self._publish_manifest(manifest, manifest_draft, self._manifest_text())
+
+    def _write(self, name: str, draft: Draft, partition: Partition | None) -> FileEntry:
+        writer = HashingWriter(draft)
+        done = sum(file.rows for file in self.files)
+        rows = _write(
+            self._query,
+            self._format,
+            writer,
+            lambda count, total=None, **words: self._progress(done + count, total, **words),
+            self._totals.rows,
+            partition=partition,
+        )
+        draft.finish()
+        return FileEntry(name=name, size=writer.size, sha256=writer.hexdigest(), rows=rows)
+
+    def _manifest_text(self) -> bytes:
+        selection, query = self._selection, self._query
+        written = sum(file.rows for file in self.files)
+        if written != self._totals.rows:
+            raise AssertionError(f"{written} rows written of {self._totals.rows} in one snapshot")
+        # Usage and sessions of a closed period include late usage; its statement does not.
+        late_usage = (
+            query.late_usage()
+            if selection.period is not None
+            and selection.kind in {ExportKind.USAGE, ExportKind.SESSIONS}
+            else None
+        )
+        focus = (
+            focus_metadata(selection.focus or FocusTerms(), query.columns)
+            if selection.kind is ExportKind.FOCUS
+            else None
+        )
+        cutoffs = query.cutoffs() if selection.kind is ExportKind.STATEMENTS else None
+        return manifest_text(
+            selection,
+            self._format,
+            self._totals,
+            self.files,
+            late_usage=late_usage,
+            cutoffs=cutoffs,
+            focus=focus,
+        ).encode()
+
+    def _publish(self, name: str, draft: Draft) -> None:
+        draft.publish()
+        self._stamps.append(self._place.stamp(name))
+
+    def _publish_manifest(self, manifest: str, draft: Draft, text: bytes) -> None:
+        """Publish the manifest, unless another export has replaced a file meanwhile.
+
+        That is looked for afterwards: the export whose manifest came last then sees all files.
+        """
+        draft.write(text)
+        draft.finish()
+        draft.publish()
+        for file, stamp in zip(self.files, self._stamps, strict=True):
+            if self._place.stamp(file.name) == stamp:
+                continue
+            try:
+                if digest_file(self._place, file.name) == (file.size, file.sha256):
+                    continue
+            except FileNotFoundError:
+                pass
+            if read_file(self._place, manifest) == text:
+                self._place.remove(manifest)
+            raise AccountingError(
+                f"{self._place.location(file.name)}: another export wrote it at the same time:"
+                " export it again"
+            )
 
 
 def export_to_stream(
@@ -180,10 +292,11 @@ def _write(
     progress: Progress,
     total: int | None,
     write_parquet: ParquetWriter = parquet.write_parquet,
+    partition: Partition | None = None,
 ) -> int:
     # Closed before the transaction ends: a COPY that is not read to its end keeps the connection,
     # and a rollback would wait for it for ever.
-    with closing(query.copy(_COPY_FORMATS[format_])) as copied:
+    with closing(query.copy(_COPY_FORMATS[format_], partition)) as copied:
         chunks = _with_progress(copied, progress, total)
         if format_ is ExportFormat.PARQUET:
             written = write_parquet(query.columns, chunks, writer)

@@ -46,6 +46,13 @@ class StatementCutoffText(NamedTuple):
     cutoff: str
 
 
+class Partition(NamedTuple):
+    """The rows of a realm and a period. ``period``: None for rows in no period that is known."""
+
+    realm: str
+    period: date | None
+
+
 class RowTotals(NamedTuple):
     """The number of rows, and the sum of each numeric column."""
 
@@ -76,6 +83,7 @@ class ExportQuery:
             Column(column.name, type_info.name if type_info else "")
             for column in cursor.description or ()
             if (selection.kind, column.name) not in _COLUMNS_IN_MANIFEST
+            and not (selection.is_partitioned and column.name in selection.partition_columns)
             for type_info in [psycopg.adapters.types.get(column.type_code)]
         ]
         if selection.kind is ExportKind.FOCUS:
@@ -157,13 +165,24 @@ class ExportQuery:
         assert row is not None
         return RowTotals(row[0], dict(zip(names, map(Decimal, row[1:]), strict=True)))
 
-    def copy(self, copy_format: CopyFormat) -> Generator[bytes]:
-        """Yield the selected rows in order, in chunks of whole rows.
+    def partitions(self) -> list[Partition]:
+        """The partitions that have rows, in a fixed order."""
+        query = SQL('SELECT DISTINCT v.realm COLLATE "C", {} FROM {} WHERE {} ORDER BY 1, 2')
+        rows = self._connection.execute(
+            query.format(self._partition_period(), self._from(), self._where())
+        )
+        return [Partition._make(row) for row in rows]
+
+    def copy(self, copy_format: CopyFormat, partition: Partition | None = None) -> Generator[bytes]:
+        """Yield the selected rows in order, or those of a partition, in chunks of whole rows.
 
         A caller that stops early closes the generator: until then COPY occupies the connection.
         """
         query = SQL("SELECT {} FROM {} WHERE {} ORDER BY {}").format(
-            cell_list(self.columns, copy_format), self._from(), self._where(), self._order()
+            cell_list(self.columns, copy_format),
+            self._from(),
+            self._where(partition),
+            self._order(),
         )
         statement = copy_statement(query, copy_format)
         with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
@@ -197,6 +216,11 @@ class ExportQuery:
         match selection.kind:
             case ExportKind.USAGE | ExportKind.SESSIONS if selection.period is not None:
                 return SQL("{} JOIN reporting.periods p ON p.realm = v.realm").format(table)
+            case ExportKind.USAGE | ExportKind.SESSIONS if selection.is_partitioned:
+                return SQL(
+                    "{0} LEFT JOIN reporting.periods p"
+                    " ON p.realm = v.realm AND {1} >= p.starts_at AND {1} < p.ends_at"
+                ).format(table, self._time())
             case ExportKind.STATEMENTS if selection.period is None:
                 return SQL(
                     "{} JOIN reporting.periods p ON p.realm = v.realm AND p.period = v.period"
@@ -204,7 +228,17 @@ class ExportQuery:
             case _:
                 return table
 
-    def _where(self) -> Composable:
+    def _partition_period(self) -> Composable:
+        """The period of a row, by which a partitioned export divides it."""
+        match self._selection.kind:
+            case ExportKind.USAGE | ExportKind.SESSIONS:
+                return Identifier("p", "period")
+            case ExportKind.STATEMENTS | ExportKind.ADJUSTMENTS:
+                return Identifier("v", self._selection.partition_columns[1])
+            case ExportKind.FOCUS:
+                raise AssertionError("a FOCUS file is not partitioned")
+
+    def _where(self, partition: Partition | None = None) -> Composable:
         selection, time = self._selection, self._time()
         is_focus = selection.kind is ExportKind.FOCUS
         conditions = _equal(Identifier("v", "x_Realm" if is_focus else "realm"), selection.realm)
@@ -225,6 +259,14 @@ class ExportQuery:
             conditions.append(SQL("{} >= {}").format(time, selection.since))
         if selection.until is not None:
             conditions.append(SQL("{} < {}").format(time, selection.until))
+        if partition is not None:
+            conditions += _equal(Identifier("v", "realm"), partition.realm)
+            period = self._partition_period()
+            conditions.append(
+                SQL("{} IS NULL").format(period)
+                if partition.period is None
+                else SQL("{} = {}").format(period, partition.period)
+            )
         return _conjunction(conditions)
 
     def _time(self) -> Composable:

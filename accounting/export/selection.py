@@ -44,11 +44,22 @@ class Selection:
     subject: str = "user"
     granularity: str = "day"
     focus: FocusTerms | None = None
+    is_partitioned: bool = False
+    """Whether the rows are files of a table, one for each realm and period."""
 
     @property
     def is_of_periods(self) -> bool:
         """Whether its rows belong to whole periods, whatever the span."""
         return self.kind in {ExportKind.STATEMENTS, ExportKind.FOCUS}
+
+    @property
+    def partition_columns(self) -> tuple[str, str]:
+        """What a partitioned export is divided by: the names in its directories.
+
+        An adjustment is with the period in which it was posted, as everywhere in exports. Its
+        column ``period`` is the corrected one, and stays a column.
+        """
+        return "realm", "posted_in" if self.kind is ExportKind.ADJUSTMENTS else "period"
 
     @property
     def has_end(self) -> bool:
