@@ -298,3 +298,22 @@ def test_usage_says_until_when_it_is_counted(sample_site: Site) -> None:
     assert sample_site.page("sessions", user="alice")["counted_until"] == counted_until
     assert sample_site.page("usage", top=1)["counted_until"] == counted_until
     assert "counted_until" not in sample_site.page("periods")
+
+
+def test_reached_thresholds_are_found_by_realm_user_and_span(sample_site: Site) -> None:
+    states = sample_site.items("limit-states")
+    of_alice = [state for state in states if state["user_id"] == "alice"]
+    assert len(states) == 3
+    assert len(of_alice) == 2
+    key = of_alice[0]["user_key"]
+    for filters, expected in (
+        ({"user": "alice"}, of_alice),
+        ({"user_key": key, "limit": 1}, of_alice),
+        ({"realm": "example.org", "until": "2026-11-01", "limit": 2}, states),
+        ({"realm": "example.org", "since": "2026-11-01"}, []),  # November begins an hour earlier
+        ({"realm": "example.net"}, []),
+        ({"realm": "example.net", "user_key": key}, []),
+    ):
+        assert sample_site.items("limit-states", **filters) == expected, filters
+    assert sample_site.problem("limit-states", user="alicia")[0] == 404
+    assert sample_site.problem("limits", realm="example.ne")[0] == 404
