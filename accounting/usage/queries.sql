@@ -85,8 +85,28 @@ WITH taken AS (
 SELECT DISTINCT realm_id, starts_at, slice_at FROM taken;
 
 -- name: add_user_hours
--- Adds the staged deltas to the hours that their users have; returns to how many. Stages the users
--- whose limits are to be looked at, of staged_limit_realms: see user_usage_hourly.next_check_score.
+-- Adds the staged deltas to the hours that their users have.
+UPDATE accounting.user_usage_hourly u SET
+    received_packets = u.received_packets + t.received_packets,
+    received_bytes = u.received_bytes + t.received_bytes,
+    sent_packets = u.sent_packets + t.sent_packets, sent_bytes = u.sent_bytes + t.sent_bytes,
+    peer_received_packets = u.peer_received_packets + t.peer_received_packets,
+    peer_received_bytes = u.peer_received_bytes + t.peer_received_bytes,
+    peer_sent_packets = u.peer_sent_packets + t.peer_sent_packets,
+    peer_sent_bytes = u.peer_sent_bytes + t.peer_sent_bytes,
+    sessions_started = u.sessions_started + t.sessions_started,
+    sessions_ended = u.sessions_ended + t.sessions_ended,
+    session_microseconds = u.session_microseconds + t.session_microseconds,
+    estimated_bytes = u.estimated_bytes + t.estimated_bytes
+FROM (
+    SELECT * FROM staged_deltas ORDER BY user_key, starts_at
+) t
+WHERE u.user_key = t.user_key AND u.starts_at = t.starts_at;
+
+-- name: add_limited_user_hours
+-- As add_user_hours where realms have limits; returns how many hours. Stages the users of
+-- staged_limit_realms whose limits are to be looked at: see user_usage_hourly.next_check_score. A
+-- statement of its own, since RETURNING takes a tenth of the time of an UPDATE.
 WITH added AS (
     UPDATE accounting.user_usage_hourly u SET
         received_packets = u.received_packets + t.received_packets,
@@ -103,20 +123,18 @@ WITH added AS (
     FROM (
         SELECT * FROM staged_deltas ORDER BY user_key, starts_at
     ) t
+    LEFT JOIN staged_limit_realms r USING (realm_id)
     WHERE u.user_key = t.user_key AND u.starts_at = t.starts_at
-    RETURNING u.user_key, u.starts_at, u.realm_id, u.next_check_score,
-        u.received_bytes, u.sent_bytes, u.sessions_started, u.session_microseconds,
-        least(t.received_bytes, t.sent_bytes, t.sessions_started, t.session_microseconds)
-            AS least_delta
+    RETURNING u.realm_id, u.user_key, u.starts_at,
+        u.starts_at <> r.last_hour
+        OR least(t.received_bytes, t.sent_bytes, t.sessions_started, t.session_microseconds) < 0
+        OR u.next_check_score <= accounting.limit_score(
+            r.bytes_weight, r.sessions_weight, r.microseconds_weight,
+            u.received_bytes, u.sent_bytes, u.sessions_started, u.session_microseconds) AS is_due
 ),
 looked_at AS (
     INSERT INTO staged_limit_users (realm_id, user_key, starts_at)
-    SELECT a.realm_id, a.user_key, a.starts_at
-    FROM added a JOIN staged_limit_realms r USING (realm_id)
-    WHERE a.starts_at <> r.last_hour OR a.least_delta < 0
-        OR a.next_check_score <= accounting.limit_score(
-            r.bytes_weight, r.sessions_weight, r.microseconds_weight,
-            a.received_bytes, a.sent_bytes, a.sessions_started, a.session_microseconds)
+    SELECT realm_id, user_key, starts_at FROM added WHERE is_due
 )
 SELECT count(*) FROM added;
 

@@ -83,7 +83,7 @@ def _add(
     )
     limited = evaluation.prepare(connection, {hour.realm_id for hour in hours})
     rollup_queries.stage_hours(connection, hours, folds)
-    rollup_queries.add_usage(connection)
+    rollup_queries.add_usage(connection, is_limited=bool(limited.last_hours))
     starts = [(hour.realm_id, hour.hour.starts_at) for hour in hours]
     evaluation.evaluate(connection, limited, rules, starts, folds)
     peaks.recount(connection, [(hour.realm_id, hour.hour) for hour in hours], slices)

@@ -152,11 +152,18 @@ def stage_hours(
         cursor.execute("ANALYZE staged_hours")
 
 
-def add_usage(connection: Connection) -> None:
-    """Add the staged deltas to the usage of users and realms."""
+def add_usage(connection: Connection, *, is_limited: bool) -> None:
+    """Add the staged deltas to the usage of users and realms.
+
+    ``is_limited``: there are limits, so that users are staged for their evaluation.
+    """
     with prefer_index_scans(connection):
         staged = connection.execute(_QUERIES.text("count_staged_deltas")).scalar_one()
-        if connection.execute(_QUERIES.text("add_user_hours")).scalar_one() < staged:
+        if is_limited:
+            added = connection.execute(_QUERIES.text("add_limited_user_hours")).scalar_one()
+        else:
+            added = connection.execute(_QUERIES.text("add_user_hours")).rowcount
+        if added < staged:
             connection.execute(_QUERIES.text("insert_user_hours"))
     _add_to_days_and_months(connection, "pg_temp", "staged_deltas")
     with prefer_index_scans(connection):

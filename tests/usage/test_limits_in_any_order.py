@@ -45,22 +45,28 @@ class Change(NamedTuple):
     counts: tuple[int, ...]
 
 
-CHANGES: Final = st.lists(
-    st.builds(
-        Change,
-        st.integers(0, 1),
-        st.integers(0, len(USERS) - 1),
-        st.sampled_from([0, 0, 1, 3, 4, 8, 9, 9, 30, 400]),
-        st.tuples(
-            st.sampled_from([0, 1, 30, 50, 99, 100, -30]),
-            st.sampled_from([0, 1, 20, 100, -20]),
-            st.sampled_from([0, 0, 1, 2, -1]),
-            st.sampled_from([0, 1, 500_000, 3_000_000, -500_000]),
+def changes_of(hours: Sequence[int]) -> st.SearchStrategy[list[Change]]:
+    return st.lists(
+        st.builds(
+            Change,
+            st.sampled_from([0, 0, 0, 1]),
+            st.sampled_from([0, 0, 1, 2]),
+            st.sampled_from(hours),
+            st.tuples(
+                st.sampled_from([0, 1, 30, 50, 99, 100, -30]),
+                st.sampled_from([0, 1, 20, 100, -20]),
+                st.sampled_from([0, 0, 1, 2, -1]),
+                st.sampled_from([0, 1, 500_000, 3_000_000, -500_000]),
+            ),
         ),
-    ),
-    min_size=3,
-    max_size=20,
-)
+        min_size=3,
+        max_size=20,
+    )
+
+
+CHANGES: Final = st.lists(
+    st.sampled_from([0, 1, 3, 4, 8, 9, 30, 400]), min_size=1, max_size=4
+).flatmap(changes_of)
 LIMITS: Final = st.lists(
     st.builds(
         lambda per, whom, kind, amount, warnings: (per, whom, *kind, amount, warnings),
@@ -217,7 +223,7 @@ def unit(limit: Mapping[str, Any]) -> int:
 
 
 PLAYS: Final = st.tuples(
-    CHANGES, LIMITS, st.lists(st.integers(0, 20), max_size=6), st.integers(0, 60)
+    CHANGES, LIMITS, st.lists(st.integers(0, 20), max_size=10), st.integers(0, 60)
 )
 """Changes, limits, the changes before which there is a roll-up, and when one is killed."""
 
