@@ -248,6 +248,19 @@ def test_usage_in_a_current_and_a_past_hour_adds_up(books: Books) -> None:
     assert events(books) == [(REACHED, 100, 1000)]
 
 
+def test_late_usage_of_another_bucket_leaves_the_current_one_watched(books: Books) -> None:
+    alice = open_books(books)
+    slow = FakeAllocation(books, source="slow", allocation=2)
+    slow.new(5, DAY)
+    run_jobs_at(books, 6, "slow")
+    limit(books, per="hour")
+    use(books, alice, HOUR, 500)
+    slow.interim(20, 1, 300, 0, 0)
+    run_jobs_at(books, 30, "slow")
+    use(books, alice, HOUR + 10, 500)
+    assert events(books) == [(REACHED, 100, 1000)]
+
+
 def test_a_rule_of_the_realm_that_changes_moves_the_ends_of_what_is_reached(books: Books) -> None:
     alice = open_books(books)
     limit(books, per="period")
