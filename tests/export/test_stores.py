@@ -390,7 +390,7 @@ def test_a_bucket_that_is_not_there_is_one_line(books: Books, s3: S3Server) -> N
         "sftp:///x",
         "s3a://bucket",
         "https://user:s3cret@host/",
-        "file:///exports",
+        "ftp://host/exports",
     ],
 )
 def test_a_url_with_credentials_or_of_another_kind_is_refused(url: str) -> None:
