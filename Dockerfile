@@ -1,7 +1,7 @@
 # The service for an existing Postgres and Redis (ACCOUNTING_DATABASE_URL, ACCOUNTING_REDIS_URL, or
 # the same with _FILE for secrets). It contains no embedded servers: they would double its size, and a
 # database inside would share the container's fate, be out of reach of backups, and prevent replacing
-# the container while it runs. The page and the API (extra web) are in it.
+# the container while it runs. The page, the API and webhooks (extras web and webhooks) are in it.
 #
 #   docker build -t turn-accounting .
 #   docker run -v turn-accounting:/data -e ACCOUNTING_DATABASE_URL=... -e ACCOUNTING_REDIS_URL=... turn-accounting

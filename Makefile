@@ -60,7 +60,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit
 lock: $(STAMP) ## Lock the dependencies with their hashes
 	$(BIN)/pip install --quiet uv
 	$(COMPILE) pyproject.toml --all-extras --group dev --output-file requirements-dev.lock
-	$(COMPILE) pyproject.toml --extra web --constraint requirements-dev.lock --output-file requirements.lock
+	$(COMPILE) pyproject.toml --extra web --extra webhooks --constraint requirements-dev.lock --output-file requirements.lock
 	$(COMPILE) --group build --constraint requirements-dev.lock --output-file requirements-build.lock
 
 clean: ## Remove the environment, caches and the demo's data
