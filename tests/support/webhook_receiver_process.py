@@ -22,7 +22,7 @@ from typing import Any, Final, cast
 from standardwebhooks import Webhook, WebhookVerificationError
 
 FAULTS: Final[tuple[Mapping[str, Any], ...]] = (
-    {"do": "answer", "status": 500},
+    {"do": "answer", "status": 500, "body": "\0\x1b[31m\r\n\u2028"},
     {"do": "answer", "status": 503, "headers": {"Retry-After": "1"}},
     {"do": "answer", "status": 429, "headers": {"Retry-After": "0"}},
     {"do": "answer", "status": 302, "headers": {"Location": "http://169.254.169.254/"}},
