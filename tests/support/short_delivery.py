@@ -14,17 +14,17 @@ from accounting.ops.registry import JOBS, Job
 from tests.support.command import FORK_SERVER, environment, run_here
 from tests.support.short_waits import SERVICE, shorten
 
-LEASE_SECONDS: Final = 3.0
+LEASE_SECONDS: Final = 4.0
 """Longer than a request, by more than a process stands still on a busy machine."""
 DELIVERY: Final = {
     "accounting.webhooks.positions.LEASE_SECONDS": LEASE_SECONDS,
     "accounting.webhooks.endpoint_delivery.LEASE_SECONDS": LEASE_SECONDS,
-    "accounting.webhooks.endpoint_delivery.SEND_MARGIN_SECONDS": LEASE_SECONDS - 0.5,
+    "accounting.webhooks.endpoint_delivery.SEND_MARGIN_SECONDS": LEASE_SECONDS - 1.0,
     "accounting.webhooks.endpoint_delivery.TURN_SECONDS": 1.0,
     "accounting.webhooks.endpoint_delivery.MIN_RETRY_SECONDS": 0.2,
     "accounting.webhooks.endpoint_delivery.MAX_RETRY_SECONDS": 0.4,
     "accounting.webhooks.delivery.POLL_SECONDS": 0.05,
-    "accounting.webhooks.outbound.TOTAL_SECONDS": 0.5,
+    "accounting.webhooks.outbound.TOTAL_SECONDS": 1.0,
 }
 
 
@@ -47,6 +47,17 @@ class Scheduler:
         """SIGKILL, and wait."""
         self._process.kill()
         self._process.join(30)
+
+    def pause(self) -> None:
+        """SIGSTOP: it stands still, and its connections stay open."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
 
     def stop(self) -> int | None:
         """SIGTERM; returns the exit code."""

@@ -8,6 +8,8 @@ from tests.support.webhook_receiver import RecordedRequest
 
 LATE_NS: Final = 2_000_000_000
 """So long after its sender was killed a request may be received, on a busy machine."""
+PAUSE: Final = "pause"
+"""The kind of a fault in which a sender stood still for longer than its lease."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +33,8 @@ def describe_violations(
     An event that was taken may be sent again only if something was down between the two requests,
     as the answer may have been lost then: so each fault explains one repeat. In order: each request
     has the events that follow one another, it begins where the one before began or later, all
-    events before its first are taken by then, and the request before it has ended.
+    events before its first are taken by then, and the request before it has ended. A sender that
+    stood still for longer than its lease may still send one request, that it had begun.
     """
     review = _Review(expected, faults, is_ordered=is_ordered)
     for request in requests:
@@ -47,7 +50,8 @@ class _Review:
         self, expected: Sequence[str], faults: Collection[Fault], *, is_ordered: bool
     ) -> None:
         self._numbers = {event_id: number for number, event_id in enumerate(expected)}
-        self._faults = faults
+        self._faults = set(faults)
+        self._used_pauses: set[Fault] = set()
         self._is_ordered = is_ordered
         self._first = 0
         self._taken_until = 0
@@ -76,8 +80,10 @@ class _Review:
         if sent != list(range(first, first + len(sent))):
             self._report(request, f"events {sent} do not follow one another")
         if first < self._first:
-            self._report(request, f"event {first} again after {self._first}")
-        self._first = max(self._first, first)
+            if not self._is_of_paused_sender(request):
+                self._report(request, f"event {first} again after {self._first}")
+            return
+        self._first = first
         while self._taken_until in self.taken:
             self._taken_until += 1
         if first > self._taken_until:
@@ -87,6 +93,15 @@ class _Review:
             return
         if not self._is_explained(before, request):
             self._report(request, f"while {before.number} was under way")
+
+    def _is_of_paused_sender(self, request: RecordedRequest) -> bool:
+        """Whether it may be the one request of a sender that stood still until then."""
+        for fault in self._faults - self._used_pauses:
+            until = fault.ended_at + LATE_NS
+            if fault.kind == PAUSE and fault.began_at <= request.received_at <= until:
+                self._used_pauses.add(fault)
+                return True
+        return False
 
     def _is_explained(self, before: RecordedRequest, after: RecordedRequest) -> bool:
         return any(

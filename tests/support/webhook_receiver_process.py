@@ -80,7 +80,11 @@ class RequestHandler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Record a request and answer as the behaviour says."""
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        length = int(self.headers["Content-Length"])
+        body = self.rfile.read(length)
+        if len(body) < length:  # the sender was killed: there was no request
+            self.close_connection = True
+            return
         number = self.server.new_number()
         behaviour = self.server.behaviour(self.path)
         is_verified = verify(behaviour.get("secrets"), dict(self.headers), body)

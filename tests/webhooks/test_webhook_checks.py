@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.support.webhook_checks import Fault, describe_violations
+from tests.support.webhook_checks import PAUSE, Fault, describe_violations
 from tests.support.webhook_receiver import RecordedRequest
 
 SECOND = 1_000_000_000
@@ -27,8 +27,19 @@ def request(
     )
 
 
-def fault(began: float, ended: float) -> Fault:
-    return Fault(kind="kill", began_at=int(began * SECOND), ended_at=int(ended * SECOND))
+def fault(began: float, ended: float, kind: str = "kill") -> Fault:
+    return Fault(kind=kind, began_at=int(began * SECOND), ended_at=int(ended * SECOND))
+
+
+def test_a_sender_that_stood_still_may_send_one_request_late() -> None:
+    late = [*IN_ORDER, request("1'", 40, "a")]
+    pause = fault(9, 39, PAUSE)
+    assert describe_violations(EXPECTED, late, [pause]) == []
+    assert describe_violations(EXPECTED, late, [fault(9, 39)]) == ["1': event 0 again after 3"]
+    early = [fault(9, 31, PAUSE)]
+    assert describe_violations(EXPECTED, late, early) == ["1': event 0 again after 3"]
+    twice = [*late, request("2'", 40.5, "bc")]
+    assert describe_violations(EXPECTED, twice, [pause]) == ["2': event 1 again after 3"]
 
 
 IN_ORDER = [request("1", 10, "a"), request("2", 20, "bc"), request("3", 30, "d")]
