@@ -24,6 +24,7 @@ from accounting.capture.spool.records import Gap, RawKeySighting, SpoolState
 from accounting.capture.spool.spool import Spool
 from accounting.capture.wake_up import WakeUpSender
 from accounting.config import Settings, reload_secret
+from accounting.domain.client_addresses import ClientAddresses, reduced_payload
 from accounting.domain.server_identity import (
     UNKNOWN_SERVER,
     ServerIdentity,
@@ -71,7 +72,16 @@ def run_collector(
         wake_up = WakeUpSender(path)
         try:
             times.start()
-            capture_loop(source, spool, stop, times, scan, last_exit, wake_up)
+            capture_loop(
+                source,
+                spool,
+                stop,
+                times,
+                scan,
+                last_exit,
+                wake_up,
+                client_addresses=ClientAddresses(settings.client_addresses),
+            )
         except SpoolDiskError:
             last_exit.record_disk_failure()
             raise
@@ -99,12 +109,15 @@ def capture_loop(
     scan: KeyScan | None = None,
     last_exit: LastExit | None = None,
     wake_up: WakeUpSender | None = None,
+    *,
+    client_addresses: ClientAddresses = ClientAddresses.KEEP,
 ) -> None:
     """Run ``source`` into ``spool`` until ``stop`` is set; attach again after every disconnect.
 
     ``times`` corrects the clock's times before they are stored. ``scan`` runs after the first
     attachment and after every gap. ``last_exit`` says how the previous collector ended.
-    ``wake_up`` wakes the loader after each batch with messages.
+    ``wake_up`` wakes the loader after each batch with messages. ``client_addresses``: what is
+    stored of them.
     """
     scanned = False
     disk_failed = last_exit is not None and last_exit.disk_failed
@@ -125,7 +138,8 @@ def capture_loop(
                     scanned = True
                 for batch in stream.batches(stop):
                     times.follow_database()
-                    store_batch(spool, batch, scan.drain() if scan is not None else (), times)
+                    sightings = scan.drain() if scan is not None else ()
+                    store_batch(spool, batch, sightings, times, client_addresses)
                     if wake_up is not None and batch.messages:
                         wake_up.send()
                     stored_count += len(batch.messages)
@@ -146,12 +160,25 @@ def capture_loop(
 
 
 def store_batch(
-    spool: Spool, batch: Batch, sightings: Sequence[RawKeySighting], times: ClockCorrection
+    spool: Spool,
+    batch: Batch,
+    sightings: Sequence[RawKeySighting],
+    times: ClockCorrection,
+    client_addresses: ClientAddresses = ClientAddresses.KEEP,
 ) -> None:
-    """Store a batch, and after it the sightings of the key scan, in one transaction."""
+    """Store a batch, and after it the sightings of the key scan, in one transaction.
+
+    Positions stay what they are where ``client_addresses`` shortens messages.
+    """
+    messages = batch.messages
+    if client_addresses is not ClientAddresses.KEEP:
+        messages = [
+            (received_at, database, channel, reduced_payload(payload, client_addresses))
+            for received_at, database, channel, payload in messages
+        ]
     with spool.transaction():
         spool.append(
-            batch.messages,
+            messages,
             batch.captured_until,
             positions=batch.positions,
             resume_point=batch.resume_point,

@@ -12,7 +12,9 @@ from accounting.cli.output import write_message
 from accounting.cli.resources import command_settings, writer_engine
 from accounting.cli.rows import ListForm, Listing, arranged, write_list
 from accounting.cli.table import Column, Kind
+from accounting.config import environment_variable
 from accounting.domain.calendar import TIME_MIN, from_micros
+from accounting.domain.client_addresses import ClientAddresses, stricter
 from accounting.domain.human_text import exact_text, short_time
 from accounting.domain.identity import UsernameRule
 from accounting.domain.realm_rules import RealmRule
@@ -41,6 +43,7 @@ _REALMS: Final = Listing(
         "grace_seconds": "grace s",
         "username_rule": "usernames",
         "separator": "separator",
+        "client_addresses": "addresses",
     },
     columns=(
         Column(field="realm", heading="realm", kind=Kind.NAME),
@@ -50,6 +53,7 @@ _REALMS: Final = Listing(
         Column(field="grace_seconds", heading="grace", kind=Kind.SECONDS),
         Column(field="username_rule", heading="usernames"),
         Column(field="separator", heading="separator"),
+        Column(field="client_addresses", heading="addresses"),
     ),
     rank="holds_from",
     empty="There are no realms yet.",
@@ -116,6 +120,14 @@ def set_realm(
             "--separator", help="Between expiry time and user in TURN REST; ':' in coturn."
         ),
     ] = None,
+    client_addresses: Annotated[
+        ClientAddresses | None,
+        typer.Option(
+            "--client-addresses",
+            metavar="keep|network|drop",
+            help="What is stored of clients' addresses, at once.",
+        ),
+    ] = None,
     holds_from: Annotated[
         str | None,
         typer.Option("--from", help="First day, YYYY-MM-DD; the first possible one by default."),
@@ -126,7 +138,7 @@ def set_realm(
     The new rules hold from the first midnight after all usage that is
     accounted, or from a later day. A new time zone ends the month, and the
     billing period, that run then: `usage` lists the parts of such a month
-    apart.
+    apart. What is stored of clients' addresses changes at once.
     """
     from accounting.identities.realm_rules import set_rule
     from accounting.ops import service
@@ -144,8 +156,10 @@ def set_realm(
         }.items()
         if value is not None
     }
-    if not changes:
+    if not changes and client_addresses is None:
         raise UsageError("nothing to set: name at least one rule, such as --time-zone")
+    if not changes and holds_from is not None:
+        raise UsageError("--from: --client-addresses holds at once; name another rule for --from")
     settings = command_settings()
     with writer_engine(settings, may_create=True) as engine:  # rules precede the first usage
         changed = set_rule(
@@ -154,6 +168,7 @@ def set_realm(
             changes,
             default=service.default_rule(settings),
             holds_from=None if holds_from is None else _parse_day(holds_from),
+            client_addresses=client_addresses,
         )
     if not changed.has_usage:
         others = f": {nearest_names(name, changed.others)}" if changed.others else ""
@@ -163,6 +178,29 @@ def set_realm(
         write_message(f"realm '{name}' {span}: {_in_words(rule)}")
     for sentence in _cuts(changed):
         write_message(sentence)
+    if client_addresses is not None:
+        setting = ClientAddresses(settings.client_addresses)
+        for sentence in _on_addresses(name, changed, setting):
+            write_message(sentence)
+
+
+def _on_addresses(realm: str, changed: "ChangedRules", setting: ClientAddresses) -> Iterator[str]:
+    """What is stored of addresses from now on, and of earlier ones."""
+    kept = stricter(changed.client_addresses, setting)
+    yield f"realm '{realm}' stores from now on {_KEPT[kept]}"
+    if kept is not changed.client_addresses:
+        variable = environment_variable("client_addresses")
+        yield f"{variable}={setting.value} is stricter than this rule, and holds"
+    if kept is not ClientAddresses.KEEP and changed.has_usage:
+        command = f"turn-accounting erase {shlex.quote(realm)} --client-addresses"
+        yield f"addresses that are stored already stay; to reduce them too: {command}"
+
+
+_KEPT: Final = {
+    ClientAddresses.KEEP: "the addresses and ports of clients",
+    ClientAddresses.NETWORK: "the networks of clients (/24, /48), no addresses and no ports",
+    ClientAddresses.DROP: "no addresses of clients",
+}
 
 
 def _cuts(changed: "ChangedRules") -> Iterator[str]:

@@ -145,6 +145,11 @@ class Settings(BaseModel):
         description="How many sessions that coturn never confirmed, and that are over, stay of "
         "each source; the newest stay.",
     )
+    client_addresses: Literal["keep", "network", "drop"] = Field(
+        default="keep",
+        description="What is stored of the addresses of clients: `keep`, `network` (without port; "
+        "the /24 of IPv4, the /48 of IPv6), or `drop`. A realm's rule can be stricter.",
+    )
     spool_queue_bytes: Annotated[int, BeforeValidator(parse_bytes)] = Field(
         default=256 * 2**20,
         ge=2**16,

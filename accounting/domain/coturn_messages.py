@@ -136,7 +136,7 @@ def parse(channel: bytes, payload: bytes) -> CoturnMessage:
             lifetime,
             _decoded(transport),
             _decoded(server),
-            _decoded(client),
+            _decoded(client or None),
         )
     counters = parse_counters(payload)
     return CoturnMessage(

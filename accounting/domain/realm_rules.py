@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from accounting.domain.calendar import TIME_MIN, Calendar
+from accounting.domain.client_addresses import ClientAddresses
 from accounting.domain.identity import UsernameRule
 
 _SECOND: Final = 1_000_000
@@ -28,15 +29,27 @@ class RealmRule:
 
 
 class RealmRules:
-    """The rules of one realm over time."""
+    """The rules of one realm over time.
 
-    def __init__(self, rules: Sequence[RealmRule]) -> None:
+    ``client_addresses`` is no rule over time: it holds for whatever is stored from now on.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[RealmRule],
+        client_addresses: ClientAddresses = ClientAddresses.KEEP,
+    ) -> None:
         """``rules`` in order of ``holds_from``; the first holds from TIME_MIN."""
         self.rules = tuple(rules)
+        self.client_addresses = client_addresses
         self._only_grace = rules[0].grace_seconds * _SECOND if len(rules) == 1 else None
         self._starts = [rule.holds_from for rule in self.rules]
         self._hour_starts_at = self._hour_ends_at = 0
         self.calendar = Calendar([(rule.holds_from, rule.time_zone) for rule in self.rules])
+
+    def is_like(self, other: "RealmRules") -> bool:
+        """Whether both say the same."""
+        return self.rules == other.rules and self.client_addresses is other.client_addresses
 
     def hour_at(self, time: int) -> int:
         """The start of the hour that contains ``time``. Cheap for times in ascending order."""

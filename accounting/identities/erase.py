@@ -109,7 +109,7 @@ def _rejected_channels(
     connection: Connection, realm_id: int, realm: bytes, user: bytes
 ) -> list[bytes]:
     """Channels of rejected messages that name the user, by any rule that the realm ever had."""
-    prefix = b"turn/realm/" + realm + b"/user/" if realm else b"turn/user/"
+    prefix = realm_queries.channel_prefix(realm)
     rules = realm_queries.read_rules(connection, realm_id).rules
     channels: list[bytes] = []
     for channel in erasure_queries.rejected_channels(connection, prefix, user):

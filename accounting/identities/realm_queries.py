@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from accounting.db.binary_copy import binary_cursor
@@ -10,6 +10,7 @@ from accounting.db.engine import psycopg_connection
 from accounting.db.queries import Queries
 from accounting.db.schema import limits, realm_rules, realms
 from accounting.domain.calendar import TIME_MIN, from_micros, micros_or_none
+from accounting.domain.client_addresses import ClientAddresses
 from accounting.domain.identity import UsernameRule
 from accounting.domain.realm_rules import RealmRule, RealmRules
 from accounting.domain.text_escaping import escape
@@ -19,8 +20,9 @@ _QUERIES: Final = Queries("accounting.identities")
 
 _RULES: Final = (
     "SELECT realm_id, CASE WHEN isfinite(holds_from) THEN holds_from END, time_zone, anchor_day,"
-    " grace_seconds, username_rule, separator"
-    " FROM accounting.realm_rules WHERE %(realm_id)s::int IS NULL OR realm_id = %(realm_id)s::int"
+    " grace_seconds, username_rule, separator, client_addresses"
+    " FROM accounting.realm_rules JOIN accounting.realms USING (realm_id)"
+    " WHERE %(realm_id)s::int IS NULL OR realm_id = %(realm_id)s::int"
     " ORDER BY realm_id, holds_from"
 )
 
@@ -38,9 +40,11 @@ def read_rules(connection: Connection, realm_id: int) -> RealmRules:
 def _rules(connection: Connection, realm_id: int | None) -> dict[int, RealmRules]:
     """The rules of one realm, or of every realm."""
     by_realm: dict[int, list[RealmRule]] = {}
+    addresses: dict[int, ClientAddresses] = {}
     with binary_cursor(psycopg_connection(connection)) as cursor:
         rows = cursor.execute(_RULES, {"realm_id": realm_id})
-        for row_realm_id, holds_from, zone, anchor, grace, rule, separator in rows:
+        for row_realm_id, holds_from, zone, anchor, grace, rule, separator, kept in rows:
+            addresses[row_realm_id] = ClientAddresses(kept)
             by_realm.setdefault(row_realm_id, []).append(
                 RealmRule(
                     holds_from=TIME_MIN if holds_from is None else holds_from,
@@ -51,7 +55,14 @@ def _rules(connection: Connection, realm_id: int | None) -> dict[int, RealmRules
                     separator=separator,
                 )
             )
-    return {realm_id: RealmRules(rules) for realm_id, rules in by_realm.items()}
+    return {
+        realm_id: RealmRules(rules, addresses[realm_id]) for realm_id, rules in by_realm.items()
+    }
+
+
+def channel_prefix(realm: bytes) -> bytes:
+    """What the channels of a realm begin with."""
+    return b"turn/realm/" + realm + b"/user/" if realm else b"turn/user/"
 
 
 def realm_ids(connection: Connection) -> dict[bytes, int]:
@@ -116,6 +127,13 @@ def replace_rules(connection: Connection, realm_id: int, rules: RealmRules) -> N
     connection.execute(delete(realm_rules).where(realm_rules.c.realm_id == realm_id))
     for rule in rules.rules:
         insert_rule(connection, realm_id, rule)
+
+
+def set_client_addresses(connection: Connection, realm_id: int, kept: ClientAddresses) -> None:
+    """Set what is stored of the addresses of a realm's clients."""
+    connection.execute(
+        update(realms).where(realms.c.realm_id == realm_id).values(client_addresses=kept.value)
+    )
 
 
 def accounted_until(connection: Connection, realm_id: int) -> int | None:

@@ -21,6 +21,7 @@ from accounting.domain.calendar import (
     from_micros,
     is_cut_bucket,
 )
+from accounting.domain.client_addresses import ClientAddresses
 from accounting.domain.periods import PeriodBounds, periods
 from accounting.domain.realm_rules import RealmRule, RealmRules
 from accounting.domain.text_escaping import unescape
@@ -38,12 +39,14 @@ class ChangedRules:
     """A realm's rules after a change, as far as they matter from then on.
 
     ``rules``: in order: the one before the change, if there is one, and all from there on.
-    ``has_usage``: whether the realm has any. ``others``: the names of the other realms.
+    ``client_addresses``: what the realm keeps of them from now on. ``has_usage``: whether it has
+    any. ``others``: the names of the other realms.
     ``cut_month``: the month that ends where the change begins, and not at its own border.
     ``cut_period``: that period which the change ends elsewhere, and ``uncut_end``, where it ended.
     """
 
     rules: Sequence[RealmRule]
+    client_addresses: ClientAddresses
     has_usage: bool
     others: frozenset[str]
     cut_month: Bucket | None = None
@@ -58,6 +61,7 @@ def set_rule(
     *,
     default: RealmRule,
     holds_from: date | None,
+    client_addresses: ClientAddresses | None = None,
 ) -> ChangedRules:
     """Change some of a realm's rules from a day on, at midnight in its time zone.
 
@@ -65,6 +69,8 @@ def set_rule(
     midnight after all that is accounted. ``changes``: fields of RealmRule. They replace changes of
     the same fields that have not begun, from that day on; without a day, all of those. Waits until
     no loader, settling or roll-up runs. Raises UsageError for a day that is accounted already.
+
+    ``client_addresses`` decides no figure: it holds at once, for whatever is loaded afterwards.
     """
     with lost_connections(), engine.begin() as connection:
         if "time_zone" in changes:
@@ -77,6 +83,8 @@ def set_rule(
         realm_id = ids.get(realm)
         if realm_id is None:
             realm_id = realm_queries.add_realm(connection, unescape(realm), default)
+        if client_addresses is not None:
+            realm_queries.set_client_addresses(connection, realm_id, client_addresses)
         rules = realm_queries.read_rules(connection, realm_id)
         accounted_until = realm_queries.accounted_until(connection, realm_id)
         start = _start(realm, rules, changes, holds_from, accounted_until)
@@ -96,6 +104,7 @@ def set_rule(
         before = [rule for rule in changed.rules if rule.holds_from < start]
         result = ChangedRules(
             rules=(*before[-1:], *changed.rules[len(before) :]),
+            client_addresses=rules.client_addresses,
             has_usage=accounted_until is not None,
             others=frozenset(ids) - {realm},
         )
@@ -209,4 +218,5 @@ def list_rules(engine: Engine, realm: str | None = None) -> Iterator[dict[str, A
                 "grace_seconds": rule.grace_seconds,
                 "username_rule": rule.username_rule.value,
                 "separator": rule.separator,
+                "client_addresses": rules[realm_id].client_addresses.value,
             }

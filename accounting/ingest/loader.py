@@ -18,6 +18,7 @@ from accounting.capture.spool.spool import Spool
 from accounting.db.clock import CLOCK_TOLERANCE_SECONDS, database_now
 from accounting.db.engine import lost_connections
 from accounting.domain.calendar import from_micros, to_micros
+from accounting.domain.client_addresses import ClientAddresses
 from accounting.domain.realm_rules import RealmRule
 from accounting.domain.server_identity import ServerIdentity
 from accounting.domain.session_fold import AllocationKey, StatusKeySighting
@@ -87,7 +88,8 @@ class Loader:
 
     ``default_rule``: the first rule of a realm that has none. With nothing to load, the loader
     checks the lease four times within ``lease_seconds``. ``rejected_per_hour``: how many rejected
-    messages of each hour are stored; all are counted. What it caches of the database is valid
+    messages of each hour are stored; all are counted. ``client_addresses``: what is stored of them,
+    where the rule of a realm is not stricter. What it caches of the database is valid
     while the row of the source is the one that this loader wrote last, ``_expected_version``. Its
     position is not enough: a backup of the same one may lack gaps, and have sessions that expired.
     """
@@ -99,6 +101,7 @@ class Loader:
     rejected_per_hour: int = rejected_messages.PER_HOUR
     max_realms: int = MAX_REALMS
     memory_limit: int = MEMORY_LIMIT
+    client_addresses: ClientAddresses = ClientAddresses.KEEP
     _settler: Settler = field(init=False)
     _failed_keys: set[AllocationKey] = field(init=False, default_factory=set)
     _identities: IdentityResolver = field(init=False)
@@ -357,6 +360,7 @@ class Loader:
             limit=limit,
             received_at=start.received_at,
             latest=latest,
+            client_addresses=self.client_addresses,
         )
 
     def _encode_in_turn(

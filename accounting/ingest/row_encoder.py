@@ -21,6 +21,12 @@ from accounting.capture.spool.records import (
 )
 from accounting.capture.spool.spool import Spool
 from accounting.domain.calendar import TIME_MIN
+from accounting.domain.client_addresses import (
+    ClientAddresses,
+    reduced_address,
+    reduced_payload,
+    stricter,
+)
 from accounting.domain.coturn_messages import (
     INTERIM,
     MAX_CHANNEL_BYTES,
@@ -117,7 +123,7 @@ class RowEncoder:
     source's last message. ``latest``: a message that was received later ends the transaction, which
     is then ``held_back``. ``rate_limit`` bounds the reported traffic. Encoding advances
     ``reached``, and sets ``last`` to the message there; ``reached`` is ``end`` once no message is
-    left before it.
+    left before it. ``client_addresses``: what is stored of them in every realm, at most.
 
     The messages are folded into ``memory``. ``sightings``, by position, are due after the message
     at their position; ``last_sighting`` is the number of the last one that was.
@@ -138,6 +144,7 @@ class RowEncoder:
     limit: int
     received_at: int
     latest: int
+    client_addresses: ClientAddresses = ClientAddresses.KEEP
     held_back: bool = False
     message_count: int = 0
     last: LastMessage | None = None
@@ -249,6 +256,7 @@ class RowEncoder:
                 else:
                     counters = parse_counters(payload, consume)
             except MessageRejected as error:
+                payload = self._stored_payload(payload)  # noqa: PLW2901
                 self.rejected.append(
                     RejectedMessage(number, position, last, database, channel, payload, str(error))
                 )
@@ -259,6 +267,10 @@ class RowEncoder:
                     client = None
             else:
                 fold, owner = known
+            if traffic_kind is None and client is not None:
+                kept = stricter(self.client_addresses, fold.rules.client_addresses)
+                # None for an empty address too, which a collector leaves of one that it drops.
+                client = reduced_address(client, kept) or None
             if not fold.changed:
                 changed.append(fold)
             if traffic_kind is None:
@@ -285,6 +297,14 @@ class RowEncoder:
                     fold.apply_total(number, position, last, traffic_kind is PEER_TOTAL, counters)
             except Exception as error:  # noqa: BLE001  # a bug may raise anything
                 memory.failures[fold.key] = error
+
+    def _stored_payload(self, payload: bytes) -> bytes:
+        """The payload of a rejected message, by the strictest rule.
+
+        One that does not parse is no evidence of the realm that its channel names.
+        """
+        of_realms = (rules.client_addresses for rules in self.identities.rules.values())
+        return reduced_payload(payload, stricter(self.client_addresses, *of_realms))
 
     def _load_names(self, time: int) -> int:
         """Load the identities that are known at that time; until when they are valid, in its day.

@@ -26,6 +26,7 @@ from accounting.config import Settings, environment_variable
 from accounting.db import migrations
 from accounting.db.engine import Engine, lost_connections
 from accounting.db.revisions import head_revision
+from accounting.domain.client_addresses import ClientAddresses
 from accounting.domain.realm_rules import RealmRule
 from accounting.embedded import EmbeddedPostgres, EmbeddedValkey
 from accounting.errors import ConfigurationError, ConnectionLost, ServerError, UsageError
@@ -225,6 +226,7 @@ def run_loader_process(settings: Settings, stop: threading.Event) -> None:
             default_rule(settings),
             settings.lease_seconds,
             settings.rejected_messages_per_hour,
+            client_addresses=ClientAddresses(settings.client_addresses),
         )
         run_loader(
             loader,

@@ -258,6 +258,10 @@ WHERE source_id = :source_id
     AND (epoch, position) <= (:upto_epoch, :upto_position)
 ORDER BY epoch, position, sighting;
 
+-- name: reduce_client_addresses
+-- Reduces the client addresses in a realm's reports of a day (UTC); returns in how many.
+SELECT accounting.reduce_client_addresses(:realm_id, :kept, :day);
+
 -- name: refresh_sessions
 -- Updates the staged sessions, which got only new counters and times, and touches no index.
 UPDATE accounting.sessions_open e SET
@@ -273,6 +277,13 @@ WHERE e.session_id = r.session_id AND e.user_key = r.user_key;
 -- Removes the staged sessions from the open ones.
 DELETE FROM accounting.sessions_open e USING staged_removals r
 WHERE e.session_id = r.session_id AND e.user_key = r.user_key;
+
+-- name: report_days
+-- The days (UTC) that have a partition of the reports.
+SELECT to_date(right(c.relname, 8), 'YYYYMMDD') AS day
+FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+WHERE i.inhparent = 'accounting.reports'::regclass
+ORDER BY day;
 
 -- name: reschedule_sessions
 -- Sets when to check the staged sessions again, which were due and did not expire.

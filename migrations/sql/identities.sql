@@ -15,10 +15,13 @@ INSERT INTO accounting.installation (identity_key) VALUES (sha256(
     uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())
 ));
 
+-- client_addresses: what is stored of the addresses of its clients, from now on.
 CREATE TABLE accounting.realms (
     realm_id integer GENERATED ALWAYS AS IDENTITY,
     realm text NOT NULL,
     realm_bytes bytea NOT NULL,
+    client_addresses text NOT NULL DEFAULT 'keep' CONSTRAINT client_addresses_are_known
+        CHECK (client_addresses IN ('keep', 'network', 'drop')),
     CONSTRAINT realms_pkey PRIMARY KEY (realm_id),
     CONSTRAINT realm_is_unique UNIQUE (realm_bytes)
 );

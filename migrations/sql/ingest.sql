@@ -1,5 +1,5 @@
 -- What was received. Reports are evidence: the service may insert them, but not change them, except
--- that it may empty the client addresses of a person whom it forgets.
+-- that it may empty the client addresses of a person whom it forgets, and reduce those of a realm.
 --
 -- Tables that grow have user_key in their primary key, and no foreign key, sequence or unique key
 -- across users, so that they can be distributed by user_key.
@@ -170,6 +170,61 @@ END
 $$;
 REVOKE ALL ON FUNCTION accounting.erase_client_addresses(uuid[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION accounting.erase_client_addresses(uuid[]) TO turn_accounting_writer;
+
+-- What is kept of a client's address: 'keep', 'network' or 'drop', as the loader does it in
+-- accounting.domain.client_addresses. Null for what is not an address, unless it is kept.
+CREATE FUNCTION accounting.reduced_address(address text, kept text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    host text;
+    ip inet;
+BEGIN
+    IF kept = 'keep' OR address IS NULL THEN
+        RETURN address;
+    ELSIF kept = 'drop' THEN
+        RETURN NULL;
+    END IF;
+    host := split_part(CASE
+        WHEN left(address, 1) = '[' THEN split_part(substr(address, 2), ']', 1)
+        WHEN length(address) - length(replace(address, ':', '')) = 1
+            THEN split_part(address, ':', 1)
+        ELSE split_part(address, '/', 1)
+    END, '%', 1);
+    IF host !~ '^([0-9]{1,3}([.][0-9]{1,3}){3}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)$' THEN
+        RETURN NULL;
+    END IF;
+    ip := host::inet;
+    IF ip <<= '::ffff:0:0/96' THEN
+        ip := split_part(host(ip), ':', 4)::inet;
+    END IF;
+    RETURN network(set_masklen(ip, CASE family(ip) WHEN 4 THEN 24 ELSE 48 END))::text;
+EXCEPTION WHEN invalid_text_representation THEN
+    RETURN NULL;
+END
+$$;
+REVOKE ALL ON FUNCTION accounting.reduced_address(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION accounting.reduced_address(text, text) TO turn_accounting_writer;
+
+-- Reduces the client addresses in a realm's reports of a day (UTC) to 'network', or drops them;
+-- returns in how many. The service can't change reports otherwise.
+CREATE FUNCTION accounting.reduce_client_addresses(of_realm integer, kept text, day date)
+RETURNS bigint
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH reduced AS (
+        UPDATE accounting.reports r
+        SET client_address = accounting.reduced_address(r.client_address, kept)
+        WHERE r.received_at >= day::timestamp AT TIME ZONE 'UTC'
+            AND r.received_at < (day + 1)::timestamp AT TIME ZONE 'UTC'
+            AND r.realm_id = of_realm AND r.client_address IS NOT NULL
+            AND r.client_address
+                IS DISTINCT FROM accounting.reduced_address(r.client_address, kept)
+        RETURNING 1
+    )
+    SELECT count(*) FROM reduced
+$$;
+REVOKE ALL ON FUNCTION accounting.reduce_client_addresses(integer, text, date) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION accounting.reduce_client_addresses(integer, text, date)
+    TO turn_accounting_writer;
 
 -- Status keys found in Redis after a gap: evidence, like reports. Each lies after the report at its
 -- position; sighting numbers those at one position.

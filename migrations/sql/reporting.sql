@@ -1373,7 +1373,9 @@ BEGIN
                 'with the server'),
             ('transport',
                 'Transport between client and server as coturn reports it; null before coturn 4.6'),
-            ('client_address', 'Address and port of the client; null before coturn 4.6'),
+            ('client_address',
+                'Address and port of the client, or its network where no more is kept; null before '
+                'coturn 4.6, and where nothing is kept'),
             ('server_address',
                 'Address and port of the server that the client used; null before coturn 4.6'),
             ('limit_id', 'Number of the limit'),

@@ -376,6 +376,7 @@ def test_the_realm_without_a_name_has_rules_too(books: Books) -> None:
         {
             "realm": "", "holds_from": None, "time_zone": "UTC", "anchor_day": 1,
             "grace_seconds": 60, "username_rule": "rest", "separator": "|",
+            "client_addresses": "keep",
         }
     ]  # fmt: skip
 

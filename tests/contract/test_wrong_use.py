@@ -71,6 +71,12 @@ from tests.support.servers import free_port
         ("realm set r --grace 99999999999", "--grace '99999999999': expected 2147483647 or less"),
         ("realm set r --anchor-day 32", "--anchor-day '32': expected 31 or less"),
         ("realm set r --username-rule best", "--username-rule 'best': expected auto, rest or"),
+        ("realm set r --client-addresses some", "--client-addresses 'some': expected keep, netw"),
+        ("realm set r --client-addresses keep --from 2026-12-01", "--from: --client-addresses h"),
+        ("erase example.org", "whose names? expected REALM USER, or REALM --client-addresses"),
+        ("erase example.org alice --client-addresses", "--client-addresses is of all clients"),
+        ("erase example.org --client-addresses", "realm 'example.org' keeps the addresses of"),
+        ("erase nowhere --client-addresses", "no realm 'nowhere' is known: known are"),
         ("realm set r --separator \udcff", "--separator '\\udcff': expected printable characters"),
     ],
 )  # fmt: skip

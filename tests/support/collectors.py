@@ -22,6 +22,7 @@ from accounting.capture.source import Source
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.records import Gap, MessageOrigin
 from accounting.capture.spool.spool import Spool
+from accounting.domain.client_addresses import ClientAddresses
 from tests.support.redis_proxy import Proxy
 from tests.support.servers import RedisServer, wait_until
 
@@ -55,6 +56,7 @@ class CollectorThread:
         source_class: type[ReplicationSource] | type[PubSubSource] = PubSubSource,
         source: Source | None = None,
         with_key_scan: bool = False,
+        client_addresses: ClientAddresses = ClientAddresses.KEEP,
     ) -> None:
         self.path = spool_path(data_dir, "test")
         self.stopping = threading.Event()
@@ -67,6 +69,7 @@ class CollectorThread:
             silence_seconds=silence_seconds,
         )
         self._clock = clock
+        self._client_addresses = client_addresses
 
     def __enter__(self) -> Self:
         self._collector_spool = Spool.open(self.path, "test", clock=self._clock)
@@ -79,6 +82,7 @@ class CollectorThread:
             self.stopping,
             ClockCorrection(CaptureClock(), self._collector_spool),
             self._scan,
+            client_addresses=self._client_addresses,
         )
         return self
 

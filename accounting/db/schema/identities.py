@@ -30,6 +30,7 @@ realms = Table(
     Column("realm_id", Integer, Identity(always=True), primary_key=True),
     Column("realm", Text, nullable=False),
     Column("realm_bytes", LargeBinary, nullable=False),
+    Column("client_addresses", Text, nullable=False, server_default=text("'keep'")),
     UniqueConstraint("realm_bytes", name="realm_is_unique"),
 )
 
