@@ -1,12 +1,14 @@
 """Empty a user's names and addresses where they are stored, and record when in ``erasures``."""
 
 from collections.abc import Sequence
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 
+from accounting.db.queries import Queries
 from accounting.db.schema import (
     carried_sessions,
     erasures,
@@ -19,6 +21,8 @@ from accounting.db.schema import (
 )
 from accounting.domain.calendar import to_micros
 from accounting.domain.identity import user_key
+
+_QUERIES: Final = Queries("accounting.identities")
 
 
 def lock_user(connection: Connection, realm: bytes, user: bytes) -> UUID | None:
@@ -48,10 +52,20 @@ def erase_names(connection: Connection, user_key: UUID) -> tuple[int, int]:
         .values(username="")
     )
     connection.execute(delete(webhook_customers).where(webhook_customers.c.user_key == user_key))
+    _erase_quoted_answers(connection, user_key)
     connection.execute(
         insert(erasures).values(user_key=user_key, erased_at=func.accounting.database_now())
     )
     return ids.rowcount, names.rowcount
+
+
+def _erase_quoted_answers(connection: Connection, user_key: UUID) -> None:
+    """Delete what engines answered: it may name their customer, and that can be the user.
+
+    Of a refusal the answers about this user; of requests, which have many users, all answers.
+    """
+    for name in ("erase_refusal_answers", "erase_failure_answers", "erase_last_answers"):
+        connection.execute(_QUERIES.text(name), {"user_key": user_key})
 
 
 def erase_addresses(connection: Connection, user_key: UUID) -> tuple[int, int]:

@@ -86,3 +86,25 @@ SELECT CASE
             WHERE realm_id = :realm_id AND closed_at IS NOT NULL)
     )
 END;
+
+-- name: erase_refusal_answers
+-- Deletes what engines answered about a user's events. Reasons of this service name nobody.
+UPDATE accounting.webhook_refusals r SET reason = split_part(r.reason, ': ', 1) || ': (erased)'
+WHERE r.reason ~ '^(Stripe|Lago|OpenMeter): ' AND EXISTS (
+    SELECT FROM accounting.feed f
+    WHERE f.seq = r.seq AND :user_key IN (f.user_key, (f.payload ->> 'user_key')::uuid)
+);
+
+-- name: erase_failure_answers
+-- Deletes what engines of usage answered to requests; the status stays.
+UPDATE accounting.webhook_attempts a SET failure = split_part(a.failure, ': ', 1)
+FROM accounting.webhooks w
+WHERE w.number = a.number AND w.format IN ('openmeter', 'lago', 'stripe')
+    AND a.failure LIKE 'HTTP %: %';
+
+-- name: erase_last_answers
+-- The same of the last failure of each engine, and of why it was disabled.
+UPDATE accounting.webhooks SET
+    last_failure = regexp_replace(last_failure, '(HTTP \d+): .*', '\1'),
+    disabled_reason = regexp_replace(disabled_reason, '(HTTP \d+): .*', '\1')
+WHERE format IN ('openmeter', 'lago', 'stripe');

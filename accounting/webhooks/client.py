@@ -9,7 +9,8 @@ from typing import Self
 from accounting.webhooks.endpoint import Endpoint
 from accounting.webhooks.message import Request, Response
 from accounting.webhooks.outbound import OutboundPolicy, Sender
-from accounting.webhooks.signing import MESSAGE_ID, signed_headers
+from accounting.webhooks.quoting import quotable, secrets_of_url
+from accounting.webhooks.signing import MESSAGE_ID, SECRET_PREFIX, signed_headers
 
 
 class EndpointClient:
@@ -32,21 +33,22 @@ class EndpointClient:
         self._stack.close()
 
     def send(self, request: Request, now: datetime) -> Response:
-        """Sign a request and send it; secrets are blanked in the answer. Raises SendFailed."""
+        """Sign a request and send it. An answer that repeats a secret is left out.
+
+        Raises SendFailed.
+        """
         sender = self._senders.get()
         try:
             response = sender.send(self._authorized(request, now))
         finally:
             self._senders.put(sender)
-        return replace(response, body=self._without_secrets(response.body))
-
-    def _without_secrets(self, body: bytes) -> bytes:
-        """An answer as it may be quoted: a receiver may repeat what it does not accept."""
+        if response.is_success:
+            return response
         endpoint = self._endpoint
-        for secret in (endpoint.secret, endpoint.previous_secret, endpoint.api_key):
-            if secret is not None:
-                body = body.replace(secret.encode(), b"***")
-        return body
+        known = (endpoint.secret, endpoint.previous_secret, endpoint.api_key)
+        secrets = [secret.removeprefix(SECRET_PREFIX) for secret in known if secret is not None]
+        body = quotable(response.body, secrets + secrets_of_url(request.url))
+        return replace(response, body=body)
 
     def _authorized(self, request: Request, now: datetime) -> Request:
         endpoint = self._endpoint

@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 from sqlalchemy import Engine
 
+from accounting.errors import AccountingError
 from accounting.feed.reader import FeedEvent
 from accounting.webhooks import positions
 from accounting.webhooks.client import EndpointClient
@@ -35,6 +36,8 @@ MIN_RETRY_SECONDS: Final = 5.0
 MAX_RETRY_SECONDS: Final = 5 * 3600.0
 FAILING_DAYS: Final = 5
 """An endpoint that takes nothing for so long is disabled."""
+MIN_FAILURES: Final = 20
+"""And in so many attempts, because nothing is sent while no scheduler runs."""
 TURN_SECONDS: Final = 30.0
 """So long an endpoint is served at once: there may be more of them than threads."""
 SEND_MARGIN_SECONDS: Final = 25.0
@@ -103,11 +106,19 @@ class EndpointDelivery:
     def run(self) -> int:
         """Deliver until nothing is left, an attempt fails, or the turn is over.
 
-        Returns how many events were taken. After an error the lease ends by itself, so that it is
-        not tried again at once.
+        Returns how many events were taken. An error of this program is a failure of the endpoint,
+        as its answers and events are what can cause one. After a lost connection the lease ends by
+        itself.
         """
         try:
-            self._run()
+            try:
+                self._run()
+            except (AccountingError, LeaseLost):
+                raise
+            except Exception as error:  # it must end no other endpoint's delivery
+                log.error("webhook can't be delivered", webhook=self._number, exc_info=error)
+                self._refusals = []
+                self._write(None, failure=f"an error of this program: {type(error).__name__}")
             positions.release(self._engine, self._leased)
         except LeaseLost:
             log.debug("a webhook is delivered by another process", webhook=self._number)
@@ -272,8 +283,10 @@ class EndpointDelivery:
             return
         if answer.attempt.status == GONE:
             self._disable("gone", "it answered 410 Gone: it wants no more events")
-        elif failing_since is not None and (
-            self._now() - failing_since >= timedelta(days=FAILING_DAYS)
+        elif (
+            failing_since is not None
+            and self._now() - failing_since >= timedelta(days=FAILING_DAYS)
+            and self._failures >= MIN_FAILURES
         ):
             self._disable("failing", f"it took nothing for {FAILING_DAYS} days: {outcome.failure}")
         elif self._failures == 1:
@@ -284,7 +297,12 @@ class EndpointDelivery:
             )
 
     def _write(
-        self, answer: _Answer | None, *, delivered: int = 0, counts_failure: bool = False
+        self,
+        answer: _Answer | None,
+        *,
+        delivered: int = 0,
+        counts_failure: bool = False,
+        failure: str | None = None,
     ) -> datetime | None:
         """Write the position and an attempt; returns since when it fails. Raises LeaseLost."""
         retry_after = None if answer is None else answer.retry_after_seconds
@@ -301,7 +319,8 @@ class EndpointDelivery:
                 attempt=None if answer is None else answer.attempt,
                 refusals=self._refusals,
                 delivered=delivered,
-                counts_failure=counts_failure,
+                counts_failure=counts_failure or failure is not None,
+                failure=failure,
                 retry_seconds=retry_pause(failures + 1, retry_after),
                 ends_doubt=ends_doubt,
             ),

@@ -105,8 +105,20 @@ def remove_endpoint(engine: Engine, number: int) -> None:
 
 
 def rotate_secret(engine: Engine, number: int, overlap_seconds: float) -> tuple[str, Any]:
-    """Give an endpoint another secret; returns it, and until when the one before signs as well."""
+    """Give an endpoint another secret; returns it, and until when the one before signs as well.
+
+    Raises UsageError while an earlier overlap lasts, unless this one has none: only two secrets
+    sign at a time.
+    """
     secret = new_secret()
+    with lost_connections(), engine.connect() as connection:
+        query = _QUERIES.text("overlap_until")
+        earlier = connection.execute(query, {"number": number}).scalar_one_or_none()
+    if earlier is not None and overlap_seconds > 0:
+        raise UsageError(
+            f"the secret before the last one signs until {earlier:%Y-%m-%d %H:%M} UTC: rotate "
+            "then, or with --overlap 0, which ends both at once"
+        )
     until = _change(engine, "rotate_secret", number, secret=secret, overlap_seconds=overlap_seconds)
     return secret, until
 

@@ -26,6 +26,11 @@ class Response:
     body: bytes
     retry_after_seconds: float | None = None
 
+    @property
+    def is_success(self) -> bool:
+        """Whether it is a 2xx: the receiver has taken the request."""
+        return 200 <= self.status < 300
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:

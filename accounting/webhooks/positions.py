@@ -70,13 +70,15 @@ class Attempt:
 class Move:
     """A step of a position. ``counts_failure``: it failed, and the first time in this round.
 
-    ``delivered``: how many events were taken. ``retry_seconds``: the pause after a failure.
-    ``ends_doubt``: it is known that nothing was taken by the request.
+    ``failure``: of this program, without an attempt. ``delivered``: how many events were taken.
+    ``retry_seconds``: the pause after a failure. ``ends_doubt``: it is known that nothing was taken
+    by the request.
     """
 
     seq: int
     seqs_ahead: Collection[int]
     attempt: Attempt | None = None
+    failure: str | None = None
     refusals: Sequence[Refusal] = ()
     delivered: int = 0
     counts_failure: bool = False
@@ -146,7 +148,7 @@ def read_page(
 def write_move(engine: Engine, leased: Leased, move: Move) -> Moved:
     """Write a step and what led to it, and prolong the lease. Raises LeaseLost."""
     attempt = move.attempt
-    failure = None if attempt is None else attempt.failure
+    failure = move.failure if attempt is None else attempt.failure
     with lost_connections(), engine.begin() as connection:
         row = connection.execute(
             _QUERIES.text("move"),

@@ -203,6 +203,11 @@ DELETE FROM accounting.webhooks WHERE number = :number RETURNING types;
 -- Whether an endpoint asks for a type of events by its name.
 SELECT EXISTS (SELECT FROM accounting.webhooks WHERE :type = ANY(types));
 
+-- name: overlap_until
+-- Until when an earlier secret of an endpoint signs as well; null or no row if none does.
+SELECT previous_until AT TIME ZONE 'UTC' FROM accounting.webhooks
+WHERE number = :number AND previous_until > accounting.database_now();
+
 -- name: rotate_secret
 -- Gives an endpoint another secret; the one before signs as well for a while.
 UPDATE accounting.webhooks

@@ -65,7 +65,7 @@ CREATE TABLE accounting.webhook_attempts (
     CONSTRAINT webhook_attempts_pkey PRIMARY KEY (number, attempt_id)
 );
 CREATE INDEX webhook_attempts_by_time ON accounting.webhook_attempts (attempted_at);
-GRANT SELECT, INSERT, DELETE ON accounting.webhook_attempts TO turn_accounting_writer;
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.webhook_attempts TO turn_accounting_writer;
 
 -- Events that an endpoint will never take, such as usage of a time that its engine has closed.
 CREATE TABLE accounting.webhook_refusals (
@@ -77,7 +77,7 @@ CREATE TABLE accounting.webhook_refusals (
     refused_at timestamptz NOT NULL,
     CONSTRAINT webhook_refusals_pkey PRIMARY KEY (number, event_id)
 );
-GRANT SELECT, INSERT, DELETE ON accounting.webhook_refusals TO turn_accounting_writer;
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.webhook_refusals TO turn_accounting_writer;
 
 -- Whom an endpoint that meters usage bills for a user: the id of a customer in its engine. By key, so
 -- that users who come later may have a row; erasing a user deletes them.

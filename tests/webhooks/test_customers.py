@@ -5,6 +5,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 
 from accounting.billing.close_period import close_periods
 from accounting.errors import UsageError
@@ -172,3 +173,44 @@ def test_a_wrong_option_adds_nothing(books: Books, arguments: tuple[str, ...], w
     assert result.code == 2
     assert words in result.error_line
     assert books.query("SELECT FROM accounting.webhooks") == []
+
+
+def test_erasing_a_user_erases_what_engines_answered_about_them(books: Books) -> None:
+    number = lago_endpoint(books)
+    close_november(books)
+    number_feed(books.engine)
+    keys = keys_by_user(books)
+    values = {"number": number, "alice": str(keys["alice"]), "bob": str(keys["bob"])}
+    with books.engine.begin() as connection:
+        for statement in (
+            (
+                "INSERT INTO accounting.webhook_refusals"
+                " SELECT :number, event_id, seq, type, 'Lago: no customer alice', created_at"
+                " FROM reporting.feed WHERE payload ->> 'user_key' IN (:alice, :bob)"
+            ),
+            (
+                "INSERT INTO accounting.webhook_attempts (number, attempted_at, first_seq,"
+                " last_seq, events, taken, status, failure, seconds, seq)"
+                " VALUES (:number, now(), 1, 1, 1, 0, 422, 'HTTP 422: no customer alice', 1, 0)"
+            ),
+            (
+                "UPDATE accounting.webhooks SET last_failure = 'HTTP 422: no customer alice',"
+                " disabled_at = now(), disabled_reason = '5 days: HTTP 422: no customer alice'"
+            ),
+        ):
+            connection.execute(text(statement), values)
+    erase(books.engine, "example.org", "alice")
+    refusals = books.query(
+        "SELECT r.reason, f.payload ->> 'user_key' AS user_key FROM accounting.webhook_refusals r"
+        " JOIN reporting.feed f USING (seq)"
+    )
+    assert {(row["user_key"], row["reason"]) for row in refusals} == {
+        (values["alice"], "Lago: (erased)"),
+        (values["bob"], "Lago: no customer alice"),  # an answer about another user
+    }
+    assert books.query("SELECT failure FROM accounting.webhook_attempts") == [
+        {"failure": "HTTP 422"}
+    ]
+    assert books.query("SELECT last_failure, disabled_reason FROM accounting.webhooks") == [
+        {"last_failure": "HTTP 422", "disabled_reason": "5 days: HTTP 422"}
+    ]

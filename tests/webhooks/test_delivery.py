@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import psycopg
+import pytest
 
 from accounting.domain.realm_rules import RealmRule
+from accounting.errors import UsageError
 from accounting.feed.outbox import enqueue_event
 from accounting.identities.realm_queries import add_realm
 from accounting.webhooks.attempts import prune_attempts
@@ -283,6 +285,50 @@ def test_a_secret_that_rotates_signs_together_with_the_one_before(
     assert [each.is_verified for each in requests] == [True, True, True]
     assert [len(each.headers["webhook-signature"].split()) for each in requests] == [2, 2, 1]
     assert len({old, new, newest}) == 3
+
+
+def test_a_second_rotation_waits_for_the_overlap_of_the_first_or_ends_it(
+    books: Books, receiver: WebhookReceiver
+) -> None:
+    number, old = add_webhook(books, receiver, "/rotates")
+    rotate_secret(books.engine, number, 3600)
+    with pytest.raises(UsageError, match="the secret before the last one signs until"):
+        rotate_secret(books.engine, number, 3600)
+    assert webhook_row(books, number)["previous_secret"] == old
+    newest, until = rotate_secret(books.engine, number, 0)
+    assert (until, webhook_row(books, number)["secret"]) == (None, newest)
+
+
+def test_days_in_which_nothing_was_tried_disable_nothing(
+    books: Books, receiver: WebhookReceiver
+) -> None:
+    number, _ = add_webhook(books, receiver, "/was-away")
+    receiver.behave("/was-away", do="answer", status=503, secrets=None)
+    post_and_number(books, "1")
+    books.set_database_clock(NOON)
+    deliver(books.engine)
+    books.set_database_clock(NOON + timedelta(days=6))
+    deliver(books.engine)
+    row = webhook_row(books, number)
+    assert (row["failures"], row["disabled_at"]) == (2, None)
+
+
+def test_an_error_of_this_program_is_a_failure_of_that_endpoint_only(
+    books: Books, receiver: WebhookReceiver
+) -> None:
+    number, _ = add_webhook(books, receiver, "/breaks")
+    other, _ = add_webhook(books, receiver, "/works")
+    post_and_number(books, "1")
+    with books.engine.begin() as connection:
+        # No version of this service writes it: the format finds no member "ended_at".
+        enqueue_event(connection, "session.ended", None, {}, "incomplete")
+    post_and_number(books)
+    assert deliver(books.engine) == 2
+    for broken in (number, other):
+        row = webhook_row(books, broken)
+        assert (row["seq"], row["failures"]) == (1, 1)
+        assert row["last_failure"] == "an error of this program: KeyError"
+        assert row["next_attempt_at"] > row["failing_since"]
 
 
 def test_a_feed_that_was_restored_is_delivered_from_where_it_is_still_the_same(

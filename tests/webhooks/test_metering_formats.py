@@ -260,6 +260,16 @@ def test_a_422_of_lago_that_names_no_event_is_a_failure(body: bytes) -> None:
     assert outcome.failure == f"HTTP 422: {body.decode()}"
 
 
+@pytest.mark.parametrize(("make", "status"), [(lago, 422), (stripe, 400), (stripe, 404)])
+def test_an_answer_that_no_parser_takes_is_a_failure(make: MakeFormat, status: int) -> None:
+    event = hour_counted(1, "alice", 5)
+    format_ = make("http://127.0.0.1:1", billed_to([event], alice="cus_a"))
+    [request] = format_.requests([event], NOW)
+    assert isinstance(request, Request)
+    outcome = format_.outcome(request, Response(status=status, body=b"[" * 60_000))
+    assert (outcome.taken, outcome.failure is None) == (0, False)
+
+
 def test_stripe_gets_no_event_that_it_would_not_bill() -> None:
     """Refusals that an operator sees, in place of usage that is on no invoice."""
     ended = datetime(2026, 11, 1, tzinfo=UTC)
@@ -284,11 +294,9 @@ def test_stripe_gets_no_event_that_it_would_not_bill() -> None:
         return {refusal.event.seq: refusal.reason for refusal in refusals}
 
     reasons = refused(NOW)
-    assert reasons[1].startswith(
-        "10 of cus_a: its hour, 2026-09-29 10:01 UTC, is more than 35 days"
-    )
-    assert reasons[2].startswith("20 of cus_a: its period ended 2026-11-01 00:00 UTC")
-    assert reasons[5].startswith("1000000000000000 of cus_a: Stripe takes at most 15 digits")
+    assert reasons[1].startswith("10: its hour, 2026-09-29 10:01 UTC, is more than 35 days")
+    assert reasons[2].startswith("20: its period ended 2026-11-01 00:00 UTC")
+    assert reasons[5].startswith("1000000000000000: Stripe takes at most 15 digits")
     assert set(reasons) == {1, 2, 5}
     assert set(refused(NOW, invoice_grace_seconds=3 * 86_400)) == {1, 5}
     within_the_hour = ended + timedelta(minutes=59)

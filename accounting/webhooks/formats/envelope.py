@@ -76,9 +76,17 @@ def message_id(events: Sequence[FeedEvent]) -> str:
 
 def plain_outcome(request: Request, response: Response) -> Outcome:
     """All taken after a 2xx, else all to be sent again."""
-    if 200 <= response.status < 300:
+    if response.is_success:
         return Outcome(taken=len(request.events))
     return Outcome(taken=0, failure=describe(response))
+
+
+def read_json(body: bytes) -> Any:
+    """The JSON of an answer; None where it is none."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
 
 
 def describe(response: Response) -> str:

@@ -15,7 +15,13 @@ from typing import Any, Final
 
 from accounting.domain.human_text import visible
 from accounting.feed.reader import FeedEvent
-from accounting.webhooks.formats.envelope import MAX_QUOTED, describe, dump, plain_outcome
+from accounting.webhooks.formats.envelope import (
+    MAX_QUOTED,
+    describe,
+    dump,
+    plain_outcome,
+    read_json,
+)
 from accounting.webhooks.formats.metering import CountedUsage, Recipients, count, in_batches, plain
 from accounting.webhooks.formats.options import MAX_BATCH, FormatOptions
 from accounting.webhooks.message import Outcome, Refusal, Request, Response
@@ -107,9 +113,9 @@ def _errors_by_index(body: bytes, count: int) -> dict[int, str | None]:
     Empty if the errors are not those of events, such as of too large a batch.
     """
     try:
-        details = json.loads(body)["error_details"]
+        details = read_json(body)["error_details"]
         errors = {int(index): _reason(error) for index, error in details.items()}
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError):  # another shape
         return {}
     return errors if all(0 <= index < count for index in errors) else {}
 

@@ -122,8 +122,10 @@ class FormatOptions:
         if not name.is_metering:
             self._check_counts_nothing(name)
             return
-        if not 1 <= len(self.meter) <= MAX_METER_LENGTH:
-            raise UsageError(f"--meter: expected a name of 1 to {MAX_METER_LENGTH} characters")
+        if not 1 <= len(self.meter) <= MAX_METER_LENGTH or self.meter != visible(self.meter):
+            raise UsageError(
+                f"--meter: expected a name of 1 to {MAX_METER_LENGTH} printable characters"
+            )
         if self.unit is not Unit.BYTES and not self.value.is_bytes:
             raise UsageError(f"--unit {self.unit}: {self.value} is not in bytes")
         if name is FormatName.STRIPE and self.unit is not Unit.BYTES:

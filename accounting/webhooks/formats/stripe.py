@@ -8,7 +8,6 @@ Stripe answers before it has looked for the customer: what it rejects later is i
 ``v1.billing.meter.error_report_triggered``, which this program doesn't receive.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,7 +17,12 @@ from urllib.parse import urlencode
 
 from accounting.domain.human_text import visible
 from accounting.feed.reader import FeedEvent
-from accounting.webhooks.formats.envelope import MAX_QUOTED, describe, plain_outcome
+from accounting.webhooks.formats.envelope import (
+    MAX_QUOTED,
+    describe,
+    plain_outcome,
+    read_json,
+)
 from accounting.webhooks.formats.metering import (
     CountedUsage,
     Recipients,
@@ -66,8 +70,7 @@ class StripeFormat:
     def _request(self, usage: CountedUsage, now: datetime) -> Request | Refusal:
         value = _whole(usage.value, self.options.value)
         if (reason := self._refusal(usage, value, now)) is not None:
-            text = f"{value} of {visible(usage.customer)}: {reason}"
-            return Refusal(event=usage.event, reason=text)
+            return Refusal(event=usage.event, reason=f"{value}: {reason}")
         identifier = str(usage.event.event_id)
         form = {
             "event_name": self.options.meter,
@@ -134,7 +137,7 @@ def _whole(value: Decimal, measure: Measure) -> int:
 
 def _error(body: bytes) -> dict[str, Any]:
     try:
-        error = json.loads(body)["error"]
-    except (ValueError, TypeError, KeyError):
+        error = read_json(body)["error"]
+    except (TypeError, KeyError):  # another shape
         return {}
     return error if isinstance(error, dict) else {}
