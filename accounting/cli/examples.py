@@ -119,8 +119,8 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
             " --types period.closed,adjustment.posted"
         ),
         (
-            "turn-accounting webhook add https://billing.example.org/sessions --realm example.org"
-            " --types session.ended --batch 100 --from-start"
+            "turn-accounting webhook add https://api.getlago.com --format lago"
+            " --key-file lago.key --customers customers.csv --since 2026-11"
         ),
     ),
     "webhook list": (
@@ -129,7 +129,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "webhook test": (
         "turn-accounting webhook test 1",
-        "turn-accounting webhook test 2",
+        "ACCOUNTING_WEBHOOK_PRIVATE_ADDRESSES=true turn-accounting webhook test 1",
     ),
     "webhook deliveries": (
         "turn-accounting webhook deliveries 1 --failed",
@@ -140,12 +140,12 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
         "turn-accounting webhook replay 2 --after 3",
     ),
     "webhook customers": (
-        "turn-accounting webhook customers 1",
-        "turn-accounting webhook customers 1 customers.csv",
+        "turn-accounting webhook customers 2",
+        "turn-accounting webhook customers 2 customers.csv",
     ),
     "webhook rotate": (
         "turn-accounting webhook rotate 1",
-        "turn-accounting webhook rotate 2 --overlap 7d",
+        "turn-accounting webhook rotate 1 --overlap 7d",
     ),
     "webhook enable": (
         "turn-accounting webhook enable 1",

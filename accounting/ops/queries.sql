@@ -38,14 +38,12 @@ CROSS JOIN LATERAL (
 ORDER BY s.source;
 
 -- name: webhook_statuses
--- Each endpoint of webhooks: how many events it took, for how long the next one fails, whether it is
--- disabled, how many events of the feed are after its position, and how many it refused, counted up
--- to 10,000.
+-- Each endpoint of webhooks: how many events it took, for how long the next one fails, why it is
+-- disabled, how many events it is still to get, and how many were refused, counted up to 10,000.
 SELECT w.number, w.delivered_events,
     coalesce(extract(epoch FROM accounting.database_now() - w.failing_since), 0)::float8
         AS failing_seconds,
-    w.disabled_at IS NOT NULL AS is_disabled,
-    (SELECT coalesce(max(seq), 0) FROM accounting.feed) - w.seq AS events_behind,
+    w.disabled_cause, accounting.events_behind(w) AS events_behind,
     (
         SELECT count(*) FROM (
             SELECT FROM accounting.webhook_refusals r WHERE r.number = w.number LIMIT 10000

@@ -18,6 +18,7 @@ from accounting.sessions.settle import settle
 from accounting.usage.rollup import rollup
 from accounting.webhooks.attempts import prune_attempts
 from accounting.webhooks.delivery import DeliverySettings, deliver
+from accounting.webhooks.refusals import prune_refusals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +131,7 @@ JOBS: Final[Mapping[str, Job]] = {
 
 
 def _retain(engine: Engine, limits: PruneLimits, report_retention_days: int | None) -> int:
-    pruned = prune(engine, limits) + prune_attempts(engine)
+    pruned = prune(engine, limits) + prune_attempts(engine) + prune_refusals(engine)
     return pruned + retain(engine, report_retention_days)
 
 

@@ -20,14 +20,19 @@ from accounting.domain.identity import user_key
 from accounting.domain.text_escaping import unescape
 from accounting.errors import UsageError
 from accounting.feed.reader import FeedEvent
-from accounting.webhooks.endpoints import require_endpoint
+from accounting.webhooks.endpoint_numbers import read_format
 from accounting.webhooks.formats.envelope import occurred_at
 from accounting.webhooks.formats.metering import Recipient, Recipients
-from accounting.webhooks.formats.options import METERING_TYPES, fill_template
+from accounting.webhooks.formats.options import METERING_TYPES, FormatName, fill_template
 
 MAX_CUSTOMER_LENGTH: Final = 200
 _QUERIES: Final = Queries("accounting.webhooks")
-_HEADINGS: Final = ({"realm", "user", "customer"}, {"user_key", "customer"})
+HEADINGS: Final = (
+    ("realm", "user", "customer"),
+    ("user_key", "customer"),
+    ("realm", "user", "user_key", "customer"),
+)
+"""The columns that a file may have; the last ones are those of the printed table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,14 +70,14 @@ def _recipient(row: Any, realm: str, template: str | None) -> Recipient:
     customer, reason = row.customer, ""
     if customer is None and template is not None:
         if "{user}" in template and not row.user_id:
-            reason = "whose user has no name, and is not in the table of customers"
+            reason = "the user has no name, and is not in the table of customers"
         else:
             names = {"realm": realm, "user": row.user_id, "user_key": str(row.user_key)}
             customer = fill_template(template, names)
     elif customer is None:
-        reason = "whose user is not in the table of customers"
+        reason = "the user is not in the table of customers"
     if customer is not None and len(customer) > MAX_CUSTOMER_LENGTH:
-        reason = f"whose customer would have more than {MAX_CUSTOMER_LENGTH} characters"
+        reason = f"the customer would have more than {MAX_CUSTOMER_LENGTH} characters"
         customer = None
     return Recipient(
         customer=customer,
@@ -84,34 +89,47 @@ def _recipient(row: Any, realm: str, template: str | None) -> Recipient:
 def set_customers(engine: Engine, number: int, lines: Iterable[str]) -> CustomerChanges:
     """Read a CSV file into the table of an endpoint; all of it, or nothing where a line is wrong.
 
-    Its columns are ``realm,user,customer`` or ``user_key,customer``. A row with an empty customer
-    removes the user's; users that the file doesn't have keep theirs. Raises UsageError.
+    Raises UsageError, also for an endpoint whose format bills nobody.
     """
     with lost_connections(), engine.begin() as connection:
-        require_endpoint(connection, number)
-        identity_key = bytes(connection.execute(select(installation.c.identity_key)).scalar_one())
-        customers = _parse(lines, identity_key)
-        changes = (
-            connection.execute(
-                _QUERIES.text("set_customers"),
-                {
-                    "number": number,
-                    "user_keys": list(customers),
-                    "customers": list(customers.values()),
-                },
-            )
-            .mappings()
-            .one()
-        )
-    return CustomerChanges(**changes)
+        _require_metering(connection, number)
+        return write_customers(connection, number, lines)
+
+
+def write_customers(connection: Connection, number: int, lines: Iterable[str]) -> CustomerChanges:
+    """Write the customers of a CSV file into the table of an endpoint. Raises UsageError.
+
+    Its columns are those of HEADINGS; ``user_key`` comes before the names. A row with an empty
+    customer removes the user's; users that the file doesn't have keep theirs.
+    """
+    identity_key = bytes(connection.execute(select(installation.c.identity_key)).scalar_one())
+    customers = _parse(lines, identity_key)
+    changes = connection.execute(
+        _QUERIES.text("set_customers"),
+        {
+            "number": number,
+            "user_keys": list(customers),
+            "customers": list(customers.values()),
+        },
+    )
+    return CustomerChanges(**changes.mappings().one())
 
 
 def list_customers(engine: Engine, number: int) -> list[Mapping[str, Any]]:
-    """The table of an endpoint, by realm and user. Raises UsageError for an unknown endpoint."""
+    """The table of an endpoint, by realm and user; realm and user are empty without usage.
+
+    Raises UsageError for an unknown endpoint, and for one whose format bills nobody.
+    """
     with lost_connections(), engine.connect() as connection:
-        require_endpoint(connection, number)
+        _require_metering(connection, number)
         rows = connection.execute(_QUERIES.text("list_customers"), {"number": number})
         return [dict(row) for row in rows.mappings()]
+
+
+def _require_metering(connection: Connection, number: int) -> None:
+    name = FormatName(read_format(connection, number))
+    if not name.is_metering:
+        raise UsageError(f"webhook {number} has no customers: its format {name} bills nobody")
 
 
 def _parse(lines: Iterable[str], identity_key: bytes) -> dict[UUID, str]:
@@ -120,10 +138,9 @@ def _parse(lines: Iterable[str], identity_key: bytes) -> dict[UUID, str]:
     seen: dict[UUID, int] = {}
     try:
         headings = set(reader.fieldnames or ())
-        if headings not in _HEADINGS:
-            raise UsageError(
-                "line 1: expected the columns realm,user,customer or user_key,customer"
-            )
+        if headings not in map(set, HEADINGS):
+            expected = " or ".join(map(",".join, HEADINGS))
+            raise UsageError(f"line 1: expected the columns {expected}")
         for row in reader:
             line = reader.line_num
             if None in row or None in row.values():
@@ -139,14 +156,22 @@ def _parse(lines: Iterable[str], identity_key: bytes) -> dict[UUID, str]:
 
 
 def _key(row: Mapping[str, str], identity_key: bytes, line: int) -> UUID:
+    """The user of a line: by its key, or by its names, which must be of the same user."""
+    text = row.get("user_key", "")
+    realm, user = row.get("realm", ""), row.get("user", "")
+    named = UUID(bytes=user_key(identity_key, unescape(realm), unescape(user)))
     if "user_key" not in row:
-        realm, user = unescape(row["realm"]), unescape(row["user"])
-        return UUID(bytes=user_key(identity_key, realm, user))
+        return named
     try:
-        return UUID(row["user_key"])
+        key = UUID(text)
     except ValueError:
-        text = visible(row["user_key"])
-        raise UsageError(f"line {line}: '{text}' is not a user_key, which is a UUID") from None
+        shown = visible(text)
+        raise UsageError(f"line {line}: '{shown}' is not a user_key, which is a UUID") from None
+    if (realm or user) and key != named:
+        raise UsageError(
+            f"line {line}: the user_key is not that of '{visible(user)}' in '{visible(realm)}'"
+        )
+    return key
 
 
 def _customer(text: str, line: int) -> str:

@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 from accounting.errors import AccountingError
 from accounting.feed.reader import FeedEvent
 from accounting.webhooks import positions
+from accounting.webhooks.attempts import Attempt
 from accounting.webhooks.client import EndpointClient
 from accounting.webhooks.format_choice import format_of
 from accounting.webhooks.formats.options import FormatName
@@ -21,7 +22,6 @@ from accounting.webhooks.message import Outcome, Refusal, Request
 from accounting.webhooks.outbound import SendFailed
 from accounting.webhooks.positions import (
     LEASE_SECONDS,
-    Attempt,
     DisableCause,
     Leased,
     LeaseLost,

@@ -4,25 +4,25 @@ A secret leaves the database twice: when it is made, to whoever made it, and to 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Engine
 
+from accounting.db.clock import database_now
 from accounting.db.engine import lost_connections
 from accounting.db.queries import Queries
 from accounting.errors import UsageError
 from accounting.identities.realm_queries import find_realm
-from accounting.usage.counted_usage import start_metering, stop_metering
+from accounting.usage.counted_usage import start_metering
+from accounting.webhooks.customers import write_customers
 from accounting.webhooks.endpoint import Endpoint, shown_url
+from accounting.webhooks.endpoint_numbers import unknown_endpoint
+from accounting.webhooks.formats.options import METERING_TYPES, FormatName
 from accounting.webhooks.signing import new_secret
 
 Row = Mapping[str, Any]
-METERED_TYPE: Final = "usage.counted"
-"""Events that the feed has only while an endpoint asks for them: one an hour and user."""
-EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
-"""Before any usage."""
 _QUERIES: Final = Queries("accounting.webhooks")
 
 
@@ -34,6 +34,7 @@ def add_endpoint(
     types: Sequence[str] | None = None,
     realm: str | None = None,
     options: Mapping[str, Any] | None = None,
+    customers: Iterable[str] | None = None,
     api_key: str | None = None,
     allows_private: bool = False,
     batch_size: int = 1,
@@ -44,18 +45,34 @@ def add_endpoint(
     """Add an endpoint; returns its number and its secret, which nothing shows again.
 
     It gets the events that are numbered from now on; ``since``, ``from_start``: earlier ones too.
-    ``types`` None: all. The first one that asks for the usage of users by name begins its events.
-    Raises UsageError for an unknown realm, and LockHeld.
+    ``types`` None: all that its format takes. An engine that meters usage counts the hours that
+    begin from then on, and needs customers: a template in its options, or the lines of a file.
+    Raises UsageError for an unknown realm, and for what the format does not take.
     """
+    name = FormatName(format)
+    if name.is_metering:
+        types = METERING_TYPES if types is None else types
+        if not set(types) <= set(METERING_TYPES):
+            raise UsageError(f"--types: {name} gets {' and '.join(METERING_TYPES)} only")
+        if customers is None and "customer" not in (options or {}):
+            raise UsageError(
+                f"expected --customer TEMPLATE, --customers FILE or both: whom {name} bills; usage "
+                "of a user without a customer would be refused"
+            )
+    elif customers is not None:
+        raise UsageError(f"--customers: {name} bills nobody")
     secret = new_secret()
     with lost_connections(), engine.begin() as connection:
-        if METERED_TYPE in (types or ()):
-            start_metering(connection, EARLIEST if from_start else since)
+        if name.is_metering:
+            start_metering(connection, datetime(2000, 1, 1, tzinfo=UTC))
+        counted_from = None
+        if name.is_metering and not from_start:
+            counted_from = database_now(connection) if since is None else since
         number: int = connection.execute(
             _QUERIES.text("insert_webhook"),
             {
                 "url": url,
-                "format": format,
+                "format": name,
                 "types": None if types is None else list(types),
                 "realm_id": None if realm is None else find_realm(connection, realm),
                 "options": json.dumps(options or {}),
@@ -65,9 +82,28 @@ def add_endpoint(
                 "secret": secret,
                 "api_key": api_key,
                 "seq": 0 if from_start else _position(connection, since),
+                "counted_from": counted_from,
             },
         ).scalar_one()
+        if customers is not None:
+            write_customers(connection, number, customers)
     return number, secret
+
+
+class CountedSpan(NamedTuple):
+    """What an engine counts. ``since`` None: all. ``cut_periods``: (realm, period) that it cuts."""
+
+    since: datetime | None
+    cut_periods: Sequence[tuple[str, str]]
+
+
+def read_counted_span(engine: Engine, number: int) -> CountedSpan:
+    """From when on an engine counts, and of which periods it counts a part only."""
+    with lost_connections(), engine.connect() as connection:
+        values = {"number": number}
+        since = connection.execute(_QUERIES.text("counted_from"), values).scalar_one()
+        rows = connection.execute(_QUERIES.text("cut_periods"), values)
+        return CountedSpan(since, [(row.realm, f"{row.period}") for row in rows])
 
 
 def list_endpoints(engine: Engine) -> list[Row]:
@@ -83,7 +119,7 @@ def find_endpoint(engine: Engine, number: int) -> tuple[Endpoint, datetime]:
         result = connection.execute(_QUERIES.text("find_webhook"), {"number": number})
         row = result.mappings().one_or_none()
         if row is None:
-            raise _unknown_endpoint(connection, number)
+            raise unknown_endpoint(connection, number)
     return endpoint_of(dict(row)), row["now"]
 
 
@@ -93,15 +129,8 @@ def endpoint_of(row: Row) -> Endpoint:
 
 
 def remove_endpoint(engine: Engine, number: int) -> None:
-    """Remove an endpoint, with its attempts and refusals. Raises UsageError for an unknown one.
-
-    With the last one that asked for the usage of users its events end. Raises LockHeld.
-    """
-    with lost_connections(), engine.begin() as connection:
-        types = _write(connection, "delete_webhook", number)
-        wants = connection.execute(_QUERIES.text("wants_type"), {"type": METERED_TYPE})
-        if METERED_TYPE in (types or ()) and not wants.scalar_one():
-            stop_metering(connection)
+    """Remove an endpoint, with its attempts and refusals. Raises UsageError for an unknown one."""
+    _change(engine, "delete_webhook", number)
 
 
 def rotate_secret(engine: Engine, number: int, overlap_seconds: float) -> tuple[str, Any]:
@@ -119,13 +148,22 @@ def rotate_secret(engine: Engine, number: int, overlap_seconds: float) -> tuple[
             f"the secret before the last one signs until {earlier:%Y-%m-%d %H:%M} UTC: rotate "
             "then, or with --overlap 0, which ends both at once"
         )
-    until = _change(engine, "rotate_secret", number, secret=secret, overlap_seconds=overlap_seconds)
-    return secret, until
+    values = {"secret": secret, "overlap_seconds": overlap_seconds}
+    return secret, _change(engine, "rotate_secret", number, **values).previous_until
 
 
-def enable_endpoint(engine: Engine, number: int) -> bool:
-    """Enable an endpoint, and forget that it failed; whether it was disabled."""
-    return bool(_change(engine, "enable", number))
+def enable_endpoint(engine: Engine, number: int) -> str:
+    """Enable an endpoint, and try it at once; returns its state of before.
+
+    Raises UsageError for one that would count an event twice.
+    """
+    before = _change(engine, "enable", number)
+    if before.disabled_cause in ("in_doubt", "restored"):
+        raise UsageError(
+            f"webhook {number} may have counted its next event already: `webhook list` says what "
+            f"to compare there, then `turn-accounting webhook replay {number} --after SEQ` goes on"
+        )
+    return str(before.state)
 
 
 def replay_events(
@@ -140,43 +178,20 @@ def replay_events(
         seq = _position(connection, since) if after is None else after
         if seq > last_seq:
             raise UsageError(f"--after {seq}: the feed ends at {last_seq}")
-        values = {"number": number, "seq": seq}
-        if connection.execute(_QUERIES.text("replay"), values).one_or_none() is None:
-            raise _unknown_endpoint(connection, number)
+        _change_row(connection, "replay", number, seq=seq)
     return seq, last_seq
-
-
-def list_attempts(
-    engine: Engine, number: int | None, *, failed: bool = False, limit: int | None = None
-) -> list[Row]:
-    """The requests of an endpoint, or of all, newest first; ``failed``: only those."""
-    return _list(engine, "list_attempts", number, failed=failed, limit=limit)
-
-
-def list_refusals(engine: Engine, number: int | None, limit: int | None = None) -> list[Row]:
-    """The events that an endpoint, or any, will never take; newest first."""
-    return _list(engine, "list_refusals", number, limit=limit)
-
-
-def _list(engine: Engine, query: str, number: int | None, **values: Any) -> list[Row]:
-    with lost_connections(), engine.connect() as connection:
-        rows = connection.execute(_QUERIES.text(query), {"number": number, **values}).mappings()
-        listed: list[Row] = [dict(row) for row in rows]
-        if number is not None and not listed and number not in _numbers(connection):
-            raise _unknown_endpoint(connection, number)
-        return listed
 
 
 def _change(engine: Engine, query: str, number: int, **values: Any) -> Any:
     with lost_connections(), engine.begin() as connection:
-        return _write(connection, query, number, **values)
+        return _change_row(connection, query, number, **values)
 
 
-def _write(connection: Connection, query: str, number: int, **values: Any) -> Any:
+def _change_row(connection: Connection, query: str, number: int, **values: Any) -> Any:
     row = connection.execute(_QUERIES.text(query), {"number": number, **values}).one_or_none()
     if row is None:
-        raise _unknown_endpoint(connection, number)
-    return row[0]
+        raise unknown_endpoint(connection, number)
+    return row
 
 
 def _position(connection: Connection, since: datetime | None) -> int:
@@ -184,21 +199,3 @@ def _position(connection: Connection, since: datetime | None) -> int:
     if since is None:
         return int(connection.execute(_QUERIES.text("last_seq")).scalar_one())
     return int(connection.execute(_QUERIES.text("seq_before"), {"at": since}).scalar_one())
-
-
-def require_endpoint(connection: Connection, number: int) -> None:
-    """Raise UsageError for an unknown endpoint."""
-    if number not in _numbers(connection):
-        raise _unknown_endpoint(connection, number)
-
-
-def _numbers(connection: Connection) -> list[int]:
-    rows = connection.execute(_QUERIES.text("list_webhooks"))
-    return [row.number for row in rows]
-
-
-def _unknown_endpoint(connection: Connection, number: int) -> UsageError:
-    numbers = _numbers(connection)
-    nearest = sorted(sorted(numbers, key=lambda known: abs(known - number))[:3])
-    known = f"the nearest are {', '.join(map(str, nearest))}" if nearest else "there is none yet"
-    return UsageError(f"there is no webhook {number}: {known}")

@@ -208,7 +208,7 @@ class OutboundPolicy:
 
     def _target_refusal(self, target: Target) -> str | None:
         if target.scheme == "http" and not self.private_addresses:
-            return "http is for private addresses that are allowed: expected https"
+            return "http is only for a private address, with --allow-private: expected https"
         try:
             address = ip_address(target.host)
         except ValueError:
@@ -225,7 +225,7 @@ class OutboundPolicy:
             case "private" | "link-local" | "loopback" as kind:
                 if self.private_addresses:
                     return None
-                return f"{address} is a {kind} address, which is not allowed: expected a public one"
+                return f"{address} is a {kind} address: expected a public one, or --allow-private"
             case kind:
                 return f"{address} is a {kind} address: expected a public one"
 

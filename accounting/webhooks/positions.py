@@ -6,15 +6,17 @@ from datetime import datetime
 from typing import Any, Final, Literal
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from accounting.db.engine import lost_connections
 from accounting.db.queries import Queries
 from accounting.feed.outbox import enqueue_event
 from accounting.feed.reader import FeedEvent
+from accounting.webhooks.attempts import Attempt, insert_attempt
 from accounting.webhooks.endpoint import Endpoint
 from accounting.webhooks.endpoints import endpoint_of
 from accounting.webhooks.message import Refusal
+from accounting.webhooks.refusals import insert_refusals
 
 LEASE_SECONDS: Final = 60.0
 """Longer than a request takes; after a kill another process goes on when it is over."""
@@ -37,7 +39,6 @@ class Leased:
     endpoint: Endpoint
     lease: UUID
     version: int
-    realm_id: int | None
     seq: int
     seqs_ahead: Sequence[int]
     failures: int
@@ -52,18 +53,6 @@ class Page:
 
     events: Sequence[FeedEvent]
     last_seq: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """A request and what became of it. ``failure`` None: all of its events were taken."""
-
-    attempted_at: datetime
-    events: Sequence[FeedEvent]
-    taken: int
-    status: int | None
-    failure: str | None
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,8 +124,7 @@ def read_page(
                 "after": after,
                 "scanned": SCANNED_EVENTS,
                 "limit": READ_EVENTS,
-                "types": None if leased.endpoint.types is None else list(leased.endpoint.types),
-                "realm_id": leased.realm_id,
+                "number": leased.endpoint.number,
                 "seqs_ahead": sorted(seqs_ahead),
             },
         ).all()
@@ -167,9 +155,8 @@ def write_move(engine: Engine, leased: Leased, move: Move) -> Moved:
         if row is None:
             raise LeaseLost
         if attempt is not None:
-            _insert_attempt(connection, leased, attempt, move.seq, row.history)
-        if move.refusals:
-            _insert_refusals(connection, leased, move.refusals, row.now)
+            insert_attempt(connection, leased.endpoint.number, attempt, move.seq, row.history)
+        insert_refusals(connection, leased.endpoint.number, move.refusals, row.now)
     return Moved(
         version=row.version,
         failures=row.failures,
@@ -197,7 +184,7 @@ def disable(engine: Engine, leased: Leased, cause: DisableCause, reason: str) ->
     number = leased.endpoint.number
     with lost_connections(), engine.begin() as connection:
         row = connection.execute(
-            _QUERIES.text("disable"), {**_key(leased), "reason": reason}
+            _QUERIES.text("disable"), {**_key(leased), "cause": cause, "reason": reason}
         ).one_or_none()
         if row is None:
             raise LeaseLost
@@ -222,43 +209,3 @@ def last_common_position(engine: Engine, leased: Leased) -> int:
 
 def _key(leased: Leased) -> Mapping[str, Any]:
     return {"number": leased.endpoint.number, "lease": leased.lease}
-
-
-def _insert_attempt(
-    connection: Connection, leased: Leased, attempt: Attempt, seq: int, history: UUID | None
-) -> None:
-    connection.execute(
-        _QUERIES.text("insert_attempt"),
-        {
-            "number": leased.endpoint.number,
-            "attempted_at": attempt.attempted_at,
-            "first_seq": attempt.events[0].seq,
-            "last_seq": attempt.events[-1].seq,
-            "events": len(attempt.events),
-            "taken": attempt.taken,
-            "status": attempt.status,
-            "failure": attempt.failure,
-            "seconds": attempt.seconds,
-            "seq": seq,
-            "history": history,
-        },
-    )
-
-
-def _insert_refusals(
-    connection: Connection, leased: Leased, refusals: Sequence[Refusal], now: datetime
-) -> None:
-    connection.execute(
-        _QUERIES.text("insert_refusal"),
-        [
-            {
-                "number": leased.endpoint.number,
-                "event_id": refusal.event.event_id,
-                "seq": refusal.event.seq,
-                "type": refusal.event.type,
-                "reason": refusal.reason,
-                "refused_at": now,
-            }
-            for refusal in refusals
-        ],
-    )

@@ -16,8 +16,7 @@ UPDATE accounting.webhooks w
 SET lease = :lease, leased_until = accounting.database_now() + make_interval(secs => :lease_seconds)
 FROM due WHERE w.number = due.number
 RETURNING w.number, w.url, w.format, w.types,
-    (SELECT r.realm FROM accounting.realms r WHERE r.realm_id = w.realm_id) AS realm, w.realm_id,
-    w.options, w.allows_private, w.batch_size, w.parallel, w.secret, w.previous_secret,
+    (SELECT r.realm FROM accounting.realms r WHERE r.realm_id = w.realm_id) AS realm, w.options, w.allows_private, w.batch_size, w.parallel, w.secret, w.previous_secret,
     w.previous_until, w.api_key, w.version, w.seq, w.seqs_ahead, w.failures, w.failing_since,
     w.in_doubt_since, w.history IS DISTINCT FROM reporting.feed_history(w.seq) AS is_restored,
     accounting.database_now() AS now;
@@ -32,15 +31,14 @@ WITH page AS (
 )
 SELECT e.seq, e.event_id, e.type, e.realm, e.payload, e.created_at, page.last_seq
 FROM page LEFT JOIN LATERAL (
-    SELECT f.seq, f.event_id, f.type, f.realm, f.payload, f.created_at
-    FROM reporting.feed f
-    WHERE f.seq > :after AND f.seq <= page.last_seq
-        AND (CAST(:types AS text[]) IS NULL OR f.type = ANY(CAST(:types AS text[])))
-        AND (CAST(:realm_id AS integer) IS NULL OR EXISTS (
-            SELECT FROM accounting.feed o WHERE o.seq = f.seq AND o.realm_id = :realm_id
-        ))
-        AND f.seq <> ALL(CAST(:seqs_ahead AS bigint[]))
-    ORDER BY f.seq LIMIT :limit
+    SELECT r.seq, r.event_id, r.type, r.realm, r.payload, r.created_at
+    FROM (
+        SELECT f.seq FROM accounting.webhooks w, accounting.feed f
+        WHERE w.number = :number AND f.seq > :after AND f.seq <= page.last_seq
+            AND accounting.is_wanted(f, w) AND f.seq <> ALL(CAST(:seqs_ahead AS bigint[]))
+        ORDER BY f.seq LIMIT :limit
+    ) wanted
+    JOIN reporting.feed r USING (seq)
 ) e ON true
 ORDER BY e.seq;
 
@@ -67,7 +65,10 @@ SET seq = :seq, seqs_ahead = CAST(:seqs_ahead AS bigint[]), history = reporting.
     in_doubt_since = CASE
         WHEN :seq = w.seq AND NOT CAST(:ends_doubt AS boolean) THEN w.in_doubt_since
     END,
-    last_failure = coalesce(CAST(:failure AS text), w.last_failure),
+    last_failure = CASE
+        WHEN CAST(:failure AS text) IS NOT NULL THEN CAST(:failure AS text)
+        WHEN :seq = w.seq THEN w.last_failure
+    END,
     delivered_events = w.delivered_events + :delivered,
     delivered_at = CASE WHEN :delivered > 0 THEN accounting.database_now() ELSE w.delivered_at END
 WHERE w.number = :number AND w.lease = :lease
@@ -104,8 +105,8 @@ WHERE number = :number AND lease = :lease;
 -- name: disable
 -- Disables an endpoint, while the lease is this process'.
 UPDATE accounting.webhooks
-SET disabled_at = accounting.database_now(), disabled_reason = :reason, lease = NULL,
-    leased_until = NULL, next_attempt_at = NULL, version = version + 1
+SET disabled_at = accounting.database_now(), disabled_cause = :cause, disabled_reason = :reason,
+    lease = NULL, leased_until = NULL, next_attempt_at = NULL, version = version + 1
 WHERE number = :number AND lease = :lease AND disabled_at IS NULL
 RETURNING disabled_at, failing_since, seq, format;
 
@@ -151,32 +152,46 @@ SELECT coalesce(
 -- Adds an endpoint.
 INSERT INTO accounting.webhooks (
     url, format, types, realm_id, options, allows_private, batch_size, parallel, secret, api_key,
-    created_at, seq, history
+    created_at, seq, history, counted_from
 )
 VALUES (
     :url, :format, CAST(:types AS text[]), CAST(:realm_id AS integer), CAST(:options AS jsonb),
     :allows_private, :batch_size, :parallel, :secret, CAST(:api_key AS text),
-    accounting.database_now(), :seq, reporting.feed_history(:seq)
+    accounting.database_now(), :seq, reporting.feed_history(:seq),
+    CAST(:counted_from AS timestamptz)
 )
 RETURNING number;
 
 -- name: list_webhooks
 -- The endpoints without their secrets, and how many events each has before it.
-SELECT w.number,
-    CASE
-        WHEN w.disabled_at IS NOT NULL THEN 'disabled'
-        WHEN w.failing_since IS NOT NULL THEN 'failing'
-        ELSE 'enabled'
-    END AS state,
-    w.url, w.format, w.types, r.realm, w.batch_size, w.parallel, w.allows_private, w.seq,
-    (SELECT coalesce(max(f.seq), 0) FROM accounting.feed f) - w.seq AS seqs_behind,
-    w.delivered_events, w.delivered_at, w.failures, w.failing_since, w.next_attempt_at,
-    w.last_failure, w.disabled_at, w.disabled_reason,
+SELECT w.number, accounting.webhook_state(w) AS state, w.url, w.format, w.types, r.realm, w.batch_size, w.parallel, w.allows_private, w.seq,
+    w.counted_from, accounting.events_behind(w) AS events_behind, w.delivered_events, w.delivered_at, w.failures, w.failing_since, w.next_attempt_at,
+    w.last_failure, w.disabled_at, w.disabled_cause, w.disabled_reason,
     CASE WHEN w.previous_until > accounting.database_now() THEN w.previous_until END
         AS previous_secret_until,
     w.created_at
 FROM accounting.webhooks w LEFT JOIN accounting.realms r USING (realm_id)
 ORDER BY w.number;
+
+-- name: webhook_format
+-- The format of an endpoint.
+SELECT format FROM accounting.webhooks WHERE number = :number;
+
+-- name: nearest_webhooks
+-- The endpoints whose numbers are nearest to one.
+SELECT number FROM accounting.webhooks ORDER BY abs(number - :number), number LIMIT 3;
+
+-- name: counted_from
+-- From when on an engine counts.
+SELECT counted_from FROM accounting.webhooks WHERE number = :number;
+
+-- name: cut_periods
+-- The periods of an engine's realms in which the time lies from which on it counts.
+SELECT r.realm, p.period FROM accounting.webhooks w
+JOIN accounting.periods p ON p.starts_at < w.counted_from AND p.ends_at > w.counted_from
+    AND (w.realm_id IS NULL OR p.realm_id = w.realm_id)
+JOIN accounting.realms r ON r.realm_id = p.realm_id
+WHERE w.number = :number ORDER BY r.realm, p.period;
 
 -- name: find_webhook
 -- One endpoint with its secrets, and now.
@@ -197,11 +212,7 @@ refusals AS (
 customers AS (
     DELETE FROM accounting.webhook_customers WHERE number = :number
 )
-DELETE FROM accounting.webhooks WHERE number = :number RETURNING types;
-
--- name: wants_type
--- Whether an endpoint asks for a type of events by its name.
-SELECT EXISTS (SELECT FROM accounting.webhooks WHERE :type = ANY(types));
+DELETE FROM accounting.webhooks WHERE number = :number RETURNING number;
 
 -- name: overlap_until
 -- Until when an earlier secret of an endpoint signs as well; null or no row if none does.
@@ -219,12 +230,20 @@ SET secret = :secret,
 WHERE number = :number RETURNING previous_until;
 
 -- name: enable
--- Enables an endpoint, and tries it at once; whether it was disabled.
-UPDATE accounting.webhooks w
-SET disabled_at = NULL, disabled_reason = NULL, failures = 0, failing_since = NULL,
-    next_attempt_at = NULL, in_doubt_since = NULL, version = w.version + 1
-FROM accounting.webhooks o WHERE w.number = :number AND o.number = w.number
-RETURNING o.disabled_at IS NOT NULL;
+-- Enables an endpoint and tries it at once, unless it would count an event twice. Returns its state of
+-- before, and why it was disabled. A doubt whether it took an event stays: it is as old as it was.
+WITH before AS (
+    SELECT w.number, accounting.webhook_state(w) AS state, w.disabled_cause
+    FROM accounting.webhooks w WHERE w.number = :number FOR UPDATE
+),
+enabled AS (
+    UPDATE accounting.webhooks w
+    SET disabled_at = NULL, disabled_cause = NULL, disabled_reason = NULL, failures = 0,
+        failing_since = NULL, next_attempt_at = NULL, last_failure = NULL, version = w.version + 1
+    FROM before b
+    WHERE w.number = b.number AND coalesce(b.disabled_cause NOT IN ('in_doubt', 'restored'), true)
+)
+SELECT state, disabled_cause FROM before;
 
 -- name: replay
 -- Sets an endpoint to a number, and takes the lease of a delivery that is under way. Forgets the
@@ -234,8 +253,8 @@ WITH refusals AS (
 )
 UPDATE accounting.webhooks
 SET seq = :seq, seqs_ahead = '{}', history = reporting.feed_history(:seq), lease = NULL,
-    leased_until = NULL, disabled_at = NULL, disabled_reason = NULL, failures = 0,
-    failing_since = NULL, next_attempt_at = NULL, in_doubt_since = NULL, version = version + 1
+    leased_until = NULL, disabled_at = NULL, disabled_cause = NULL, disabled_reason = NULL,
+    failures = 0, failing_since = NULL, last_failure = NULL, next_attempt_at = NULL, in_doubt_since = NULL, version = version + 1
 WHERE number = :number RETURNING number;
 
 -- name: list_attempts
@@ -248,10 +267,15 @@ ORDER BY attempted_at DESC, attempt_id DESC LIMIT CAST(:limit AS bigint);
 
 -- name: list_refusals
 -- The events that were refused, the newest first: by one endpoint or all.
-SELECT number, refused_at, seq, event_id, type, reason
-FROM accounting.webhook_refusals
-WHERE CAST(:number AS integer) IS NULL OR number = :number
-ORDER BY refused_at DESC, seq DESC LIMIT CAST(:limit AS bigint);
+SELECT w.number, w.refused_at, w.seq, w.event_id, w.type, f.realm, u.user_id AS user, w.reason
+FROM (
+    SELECT * FROM accounting.webhook_refusals
+    WHERE CAST(:number AS integer) IS NULL OR number = :number
+    ORDER BY refused_at DESC, seq DESC LIMIT CAST(:limit AS bigint)
+) w
+LEFT JOIN reporting.feed f ON f.seq = w.seq AND f.event_id = w.event_id
+LEFT JOIN accounting.users u ON u.user_key = (f.payload ->> 'user_key')::uuid
+ORDER BY w.refused_at DESC, w.seq DESC;
 
 -- name: prune_attempts
 -- Deletes the oldest requests before a time, at most so many.

@@ -5,8 +5,8 @@
 
 It takes two kinds of requests, at 127.0.0.1:
 
-- any path: events in the format ``standard``, signed as Standard Webhooks says. The secret is the
-  last word of the file that ``turn-accounting webhook add ... > alerts.secret`` wrote. An event
+- any path: events in the format ``standard``, signed as Standard Webhooks says. The secret is
+  in the file that ``turn-accounting webhook add ... > alerts.secret`` wrote. An event
   comes at least once, always with the same ``id``;
 - ``/api/v1/events/batch``: meter events as Lago takes them (``--format lago``), each once by its
   ``transaction_id``.
@@ -88,5 +88,5 @@ class Handler(BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     Receiver(
-        int(sys.argv[1]), Path(sys.argv[2]).read_text().split()[-1], Path(sys.argv[3])
+        int(sys.argv[1]), Path(sys.argv[2]).read_text().strip(), Path(sys.argv[3])
     ).serve_forever()

@@ -9,6 +9,8 @@
 -- lease: of the process that delivers to this endpoint until leased_until; it writes only while the
 -- lease is its own. failing_since: since when the event after seq can't be delivered. in_doubt_since:
 -- since when it is not known whether the receiver took that event; only where that matters.
+-- counted_from: of an engine that meters usage, the time from which on it counts; null: all of it.
+-- disabled_cause: failing, gone, in_doubt or restored; the last two end by a replay only.
 CREATE TABLE accounting.webhooks (
     number integer GENERATED ALWAYS AS IDENTITY,
     url text NOT NULL,
@@ -28,6 +30,7 @@ CREATE TABLE accounting.webhooks (
     seq bigint NOT NULL,
     seqs_ahead bigint[] NOT NULL DEFAULT '{}',
     history uuid,
+    counted_from timestamptz,
     lease uuid,
     leased_until timestamptz,
     failures integer NOT NULL DEFAULT 0,
@@ -36,16 +39,50 @@ CREATE TABLE accounting.webhooks (
     in_doubt_since timestamptz,
     last_failure text,
     disabled_at timestamptz,
+    disabled_cause text,
     disabled_reason text,
     delivered_events bigint NOT NULL DEFAULT 0,
     delivered_at timestamptz,
     CONSTRAINT webhooks_pkey PRIMARY KEY (number),
-    CONSTRAINT disabled_with_a_reason CHECK ((disabled_at IS NULL) = (disabled_reason IS NULL)),
+    CONSTRAINT disabled_with_a_reason CHECK (
+        (disabled_at IS NULL) = (disabled_reason IS NULL)
+        AND (disabled_at IS NULL) = (disabled_cause IS NULL)
+    ),
     CONSTRAINT previous_secret_has_an_end CHECK (
         (previous_secret IS NULL) = (previous_until IS NULL)
     )
 ) WITH (fillfactor = 50);
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.webhooks TO turn_accounting_writer;
+
+-- Whether an event is one of those that an endpoint asks for. An engine that counts from a time on
+-- gets the hours that begin then or later, with their corrections, and the adjustments posted since.
+CREATE FUNCTION accounting.is_wanted(event accounting.feed, webhook accounting.webhooks)
+RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN ((webhook).types IS NULL OR (event).type = ANY ((webhook).types))
+    AND ((webhook).realm_id IS NULL OR (event).realm_id = (webhook).realm_id)
+    AND coalesce(CASE (event).type
+        WHEN 'usage.counted' THEN ((event).payload ->> 'starts_at')::timestamptz
+        WHEN 'adjustment.posted' THEN (event).created_at
+    END >= (webhook).counted_from, true);
+
+-- How an endpoint is, in a word.
+CREATE FUNCTION accounting.webhook_state(webhook accounting.webhooks) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+    WHEN (webhook).disabled_at IS NOT NULL THEN 'disabled'
+    WHEN (webhook).failing_since IS NOT NULL THEN 'failing'
+    ELSE 'enabled'
+END;
+
+-- How many events of the next 100,000 of the feed an endpoint is still to get.
+CREATE FUNCTION accounting.events_behind(webhook accounting.webhooks) RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN (
+    SELECT count(*) FROM accounting.feed f
+    WHERE f.seq > (webhook).seq AND f.seq <= (webhook).seq + 100000
+        AND f.seq <> ALL ((webhook).seqs_ahead) AND accounting.is_wanted(f, webhook)
+);
 
 -- One row for each request. status null: there was no answer. failure null: it was delivered.
 -- seq, history: the endpoint's position after it. Pruned after some days.

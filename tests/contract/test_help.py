@@ -127,6 +127,7 @@ def test_the_examples_work(
     monkeypatch.chdir(tmp_path)
     for day, recording in ((3, "unauthenticated"), (4, "usernames")):
         shutil.copy(RECORDINGS / f"{recording}-4.17.1.log", f"turn_2026-11-0{day}.log")
+    Path("lago.key").write_text("key")
     Path("customers.csv").write_text("realm,user,customer\nexample.org,alice,cus_1\n")
     with ValkeyServer() as valkey, open_sample_books(postgres_server, tmp_path / "books") as books:
         rename_source(books.engine, "second", "berlin")

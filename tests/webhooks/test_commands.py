@@ -3,18 +3,23 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Final
 
 import pytest
 
+from accounting.feed.number_feed import number_feed
+from accounting.feed.outbox import enqueue_event
 from accounting.webhooks.delivery import deliver
+from tests.support.billing_scenarios import close_november
 from tests.support.books import READER, WRITER, Books
 from tests.support.command import CommandResult, environment, turn_accounting
 from tests.support.feed_events import post_and_number
+from tests.support.realm_rules import set_realm_rule, set_time_zone
 from tests.support.webhook_endpoints import taken_events, webhook_row
 from tests.support.webhook_receiver import WebhookReceiver
 
-ADDED: Final = re.compile(r"(\d+) (whsec_[A-Za-z0-9+/=]{44})\n")
+SECRET: Final = re.compile(r"whsec_[A-Za-z0-9+/=]{44}\n")
 HIDDEN: Final = "a-token-in-the-query"
 
 
@@ -26,9 +31,9 @@ def test_an_endpoint_from_its_beginning_to_its_end(books: Books, receiver: Webho
     post_and_number(books, "1", "2")
     url = receiver.url(f"/commands?token={HIDDEN}")
     added = webhook(books, "add", url, "--types", "period.closed", "--allow-private")
-    match = ADDED.fullmatch(added.out)
-    assert match, added
-    number, secret = match.groups()
+    assert SECRET.fullmatch(added.out), added
+    number, secret = "1", added.out.strip()
+    assert "webhook 1 is added; " in added.err
     results = [webhook(books, "list"), webhook(books, "list", "--json")]
     assert "/commands?..." in results[0].out
     path = f"/commands?token={HIDDEN}"
@@ -48,7 +53,7 @@ def test_an_endpoint_from_its_beginning_to_its_end(books: Books, receiver: Webho
     assert webhook(books, "deliveries", "--failed").out == "Nothing failed in the last 7 days.\n"
     assert webhook(books, "deliveries", "--refused").out == "No event was refused.\n"
     rotated = webhook(books, "rotate", number, "--overlap", "90m")
-    assert re.fullmatch(r"whsec_\S{44}\n", rotated.out)
+    assert SECRET.fullmatch(rotated.out)
     assert rotated.out.strip() != secret
     results.append(webhook(books, "enable", number))
     assert webhook(books, "remove", number).code == 0
@@ -80,10 +85,10 @@ def test_events_of_before_are_delivered_where_they_are_asked_for(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("http://billing.example.org/", "expected https"),
+        ("http://billing.example.org/", "with --allow-private: expected https"),
         ("ftp://billing.example.org/", "expected https"),
         ("https://user:pass@billing.example.org/", "without a user, a password"),
-        ("https://127.0.0.1/", "loopback"),
+        ("https://127.0.0.1/", "loopback address: expected a public one, or --allow-private"),
         ("billing.example.org", "expected https"),
         ("https://billing.example.org/ --types session.end", "expected some of session.ended"),
         ("https://billing.example.org/ --types ,", "expected some of"),
@@ -104,13 +109,15 @@ def test_what_is_wrong_with_an_endpoint_is_said(books: Books, arguments: str, me
 
 def test_an_unknown_number_is_said_by_every_command(books: Books) -> None:
     for command in (
-        "remove 7", "test 7", "deliveries 7", "replay 7 --after 0", "rotate 7", "enable 7",
+        "remove 7", "test 7", "deliveries 7", "customers 7",
+        "deliveries 7 --refused", "replay 7 --after 0", "rotate 7", "enable 7",
     ):  # fmt: skip
         result = webhook(books, *command.split())
         assert (result.code, result.error_line) == (
             2, "there is no webhook 7: there is none yet",
         ), command  # fmt: skip
-    assert webhook(books, "replay", "7", "--after", "9").error_line.startswith("--after 9")
+    assert webhook(books, "add", "https://billing.example.org/").code == 0
+    assert webhook(books, "replay", "1", "--after", "9").error_line.startswith("--after 9")
     assert "one of them" in webhook(books, "replay", "7").error_line
 
 
@@ -151,14 +158,64 @@ def test_without_endpoints_the_job_imports_nothing_and_without_the_extra_it_says
     assert webhook_row(books, 1)["lease"] is None
 
 
-def test_the_feed_has_the_usage_of_users_while_an_endpoint_asks_for_it(books: Books) -> None:
-    counted = "SELECT FROM accounting.metering WHERE counted_from IS NOT NULL"
-    url = "https://billing.example.org/"
-    assert webhook(books, "add", url).code == 0
-    assert books.query(counted) == []
-    for _ in range(2):
-        assert webhook(books, "add", url, "--types", "usage.counted").code == 0
-    assert len(books.query(counted)) == 1
-    for number, left in (("2", 1), ("1", 1), ("3", 0)):
-        assert webhook(books, "remove", number).code == 0
-        assert len(books.query(counted)) == left
+def test_the_number_and_the_secret_are_printed_for_programs(books: Books) -> None:
+    added = webhook(books, "add", "https://billing.example.org/", "--json")
+    [row] = added.rows
+    assert row["number"] == 1
+    assert SECRET.fullmatch(row["secret"] + "\n")
+
+
+def test_a_list_has_what_is_still_to_be_delivered_and_what_fails_now(
+    books: Books, receiver: WebhookReceiver
+) -> None:
+    post_and_number(books, "1", "2")
+    added = webhook(
+        books, "add", receiver.url("/list"), "--types", "source.trouble,period.closed",
+        "--from-start", "--allow-private",
+    )  # fmt: skip
+    assert added.code == 0
+    receiver.behave("/list", do="answer", status=500, secrets=None)
+    deliver(books.engine)
+    with books.engine.begin() as connection:
+        enqueue_event(connection, "adjustment.posted", None, {"period": "3"}, "3")
+    number_feed(books.engine)
+    [row] = webhook(books, "list", "--json").rows
+    assert (row["state"], row["events_behind"], row["delivered_events"]) == ("failing", 2, 0)
+    assert "500" in row["last_failure"]
+    listed = webhook(books, "list").out
+    assert "source.trouble,period.closed" in listed
+    assert "[" not in listed
+    assert webhook(books, "enable", "1").error_line == "webhook 1 is tried again at once"
+    receiver.behave("/list", do="answer", secrets=None)
+    assert deliver(books.engine) == 2
+    [row] = webhook(books, "list", "--json").rows
+    assert (row["state"], row["events_behind"], row["last_failure"]) == ("enabled", 0, None)
+    assert webhook(books, "enable", "1").error_line == "webhook 1 was enabled already"
+
+
+def test_since_is_a_time_in_the_zone_of_the_realm_and_what_it_cuts_is_said(
+    books: Books, tmp_path: Path
+) -> None:
+    close_november(books)
+    set_time_zone(books, "example.org", "Asia/Kolkata")
+    set_realm_rule(books, "example.net", time_zone="Asia/Kolkata")
+    key = tmp_path / "key"
+    key.write_text("key")
+    engine = ("--format", "lago", "--key-file", str(key), "--customer", "{user}")
+    url = "https://lago.example.com"
+    for *options, counted_from, words in (
+        ("--realm", "example.net", "--since", "2026-11", "2026-10-31T18:30", "on"),
+        ("--since", "2026-11", "2026-11-01T00:00", "on"),
+        (
+            "--since",
+            "2026-11-20",
+            "2026-11-20T00:00",
+            "a part of 2026-11-01 of realm 'example.org'",
+        ),
+    ):
+        added = webhook(books, "add", url, *engine, *options)
+        assert (added.code, added.out) == (0, "")
+        assert words in added.error_line
+        assert ("part" in added.error_line) == ("part" in words)
+        *_, row = webhook(books, "list", "--json").rows
+        assert row["counted_from"].startswith(counted_from)

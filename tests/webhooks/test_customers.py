@@ -28,12 +28,15 @@ from tests.support.command import turn_accounting
 from tests.support.metering_engines import API_KEY, StripeServer
 from tests.support.metering_events import counters, feed_event
 
+HEADING = "realm,user,customer"
 HOUR = datetime(2026, 11, 2, 12, tzinfo=UTC)
 NOVEMBER_ENDS_AT = datetime(2026, 12, 1, tzinfo=UTC)
 
 
 def lago_endpoint(books: Books) -> int:
-    number, _ = add_endpoint(books.engine, url="https://lago.example.com/x", format="lago")
+    number, _ = add_endpoint(
+        books.engine, url="https://lago.example.com/x", format="lago", customers=[HEADING]
+    )
     return number
 
 
@@ -67,7 +70,7 @@ def test_a_row_comes_before_the_template_and_neither_is_a_reason(books: Books) -
     alice, bob = recipients(books, number, *events)
     assert alice == Recipient(customer="cus_a", period_ends_at=NOVEMBER_ENDS_AT)
     assert (bob.customer, bob.reason) == (
-        None, f"whose user is not in the table of customers (user_key {keys['bob']})",
+        None, f"the user is not in the table of customers (user_key {keys['bob']})",
     )  # fmt: skip
     template = "{realm}/{user}/{user_key}"
     alice, bob = recipients(books, number, *events, template=template)
@@ -76,7 +79,7 @@ def test_a_row_comes_before_the_template_and_neither_is_a_reason(books: Books) -
     erase(books.engine, "example.org", "alice")
     alice, _ = recipients(books, number, *events, template="{user}")
     assert alice.customer is None
-    assert alice.reason.startswith("whose user has no name, and is not in the table")
+    assert alice.reason.startswith("the user has no name, and is not in the table")
     (later,) = list_customers(books.engine, number)
     assert later["customer"] == "cus_l"
     changes = set_customers(
@@ -120,6 +123,21 @@ def test_the_command_sets_and_prints_the_table(books: Books, tmp_path: Path) -> 
     printed = turn_accounting("webhook", "customers", number, database_url=url)
     key = keys_by_user(books)["bob"]
     assert printed.out == f"realm,user,user_key,customer\nexample.org,bob,{key},cus_b\n"
+    unused = "realm,user,customer\nexample.org,later,cus_l\n"
+    file.write_text(unused)
+    assert turn_accounting("webhook", "customers", number, str(file), database_url=url).code == 0
+    before = turn_accounting("webhook", "customers", number, database_url=url).out
+    file.write_text(before)
+    again = turn_accounting("webhook", "customers", number, str(file), database_url=url)
+    assert again.error_line.startswith("2 customers set, 0 removed"), again
+    assert turn_accounting("webhook", "customers", number, database_url=url).out == before
+    file.write_text(before.replace(",bob,", ",alice,"))
+    mixed = turn_accounting("webhook", "customers", number, str(file), database_url=url)
+    assert "the user_key is not that of 'alice' in 'example.org'" in mixed.error_line
+    assert turn_accounting("webhook", "add", "https://a.example.com/", database_url=url).code == 0
+    for arguments in (("2",), ("2", str(file))):
+        refused = turn_accounting("webhook", "customers", *arguments, database_url=url)
+        assert refused.error_line == "webhook 2 has no customers: its format standard bills nobody"
     for arguments in (("99",), (number, str(tmp_path / "none.csv"))):
         refused = turn_accounting("webhook", "customers", *arguments, database_url=url)
         assert refused.code == 2
@@ -138,7 +156,8 @@ def test_one_command_adds_an_engine(books: Books, tmp_path: Path) -> None:
             "webhook", *arguments, "--key-file", str(key), "--customer", "{user}",
             "--invoice-grace", "72h", database_url=url,
         )  # fmt: skip
-        assert (added.code, added.out) == (0, "1\n")
+        assert (added.code, added.out) == (0, "")
+        assert "it bills all usage" in added.error_line
         assert API_KEY not in added.err
         close_november(books)
         number_feed(books.engine)
@@ -161,13 +180,29 @@ def test_one_command_adds_an_engine(books: Books, tmp_path: Path) -> None:
         (("--format", "lago", "--key-file", "/none"), "No such file"),
         (("--format", "xml"), "expected standard, cloudevents, openmeter, lago or stripe"),
         (("--format", "lago", "--value", "x"), "--value 'x': expected bytes, received_bytes"),
-        (("--format", "lago", "--types", "period.closed"), "usage.counted and adjustment.posted"),
+        (
+            ("--format", "lago", "--key-file", "KEY", "--types", "period.closed"),
+            "usage.counted and",
+        ),
+        (
+            ("--format", "lago", "--key-file", "KEY"),
+            "expected --customer TEMPLATE, --customers FILE",
+        ),
+        (
+            ("--format", "lago", "--key-file", "KEY", "--customers", "KEY"),
+            "line 1: expected the col",
+        ),
+        (("--format", "standard", "--customers", "KEY"), "--customers: standard bills nobody"),
         (("--format", "stripe", "--invoice-grace", "soon"), "--invoice-grace 'soon'"),
     ],
 )
-def test_a_wrong_option_adds_nothing(books: Books, arguments: tuple[str, ...], words: str) -> None:
+def test_a_wrong_option_adds_nothing(
+    books: Books, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    (tmp_path / "KEY").write_text(f"{API_KEY}\n")
     result = turn_accounting(
-        "webhook", "add", "https://engine.example.com", *arguments,
+        "webhook", "add", "https://engine.example.com",
+        *(str(tmp_path / word) if word == "KEY" else word for word in arguments),
         database_url=books.url(WRITER),
     )  # fmt: skip
     assert result.code == 2

@@ -103,7 +103,7 @@ def test_after_five_days_the_endpoint_is_disabled_and_says_so(
     assert receiver.url("") not in str(said)
     assert deliver(books.engine) == 0
     receiver.behave("/dead", do="answer", secrets=None)
-    assert enable_endpoint(books.engine, number)
+    assert enable_endpoint(books.engine, number) == "disabled"
     assert deliver(books.engine) == 2
     assert [each.event_ids for each in receiver.requests("/dead") if each.is_taken][1] == [
         str(said["event_id"])

@@ -86,7 +86,7 @@ def test_corrections_and_adjustments_are_signed_values(
         refusals, failure = send(format_, events, NOW)
         assert failure is None
         assert [(refusal.event.seq, refusal.reason) for refusal in refusals] == [
-            (7, "9 bytes, nobody is billed")
+            (7, "9 bytes: nobody is billed")
         ]
         assert engine.sums() == SUMS_OF_THE_DAY
         assert all(item.at in (HOUR, NOW) for item in engine.counted)

@@ -1,26 +1,29 @@
 """What an engine counts is the statement and the adjustments, whatever is killed in between."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 
 from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_period, close_periods
+from accounting.domain.periods import LATE_USAGE_AUTHOR
 from accounting.errors import ConnectionLost
 from accounting.feed.number_feed import number_feed
 from accounting.webhooks.delivery import deliver
 from accounting.webhooks.endpoints import (
     add_endpoint,
     list_endpoints,
-    list_refusals,
+    read_counted_span,
     replay_events,
 )
-from accounting.webhooks.formats.options import METERING_TYPES, FormatName, FormatOptions
+from accounting.webhooks.formats.options import MAX_BATCH, FormatName, FormatOptions
+from accounting.webhooks.refusals import list_refusals
 from tests.support.billing_scenarios import (
     DAY,
     NOVEMBER,
     NOVEMBER_END_SECONDS,
+    close_november_without_late_source,
     credit_test_call,
     receive_late_source,
     receive_november,
@@ -44,6 +47,7 @@ from tests.support.servers import wait_until
 
 DECEMBER_END_SECONDS = NOVEMBER_END_SECONDS + 31 * DAY
 HOUR = 3600.0
+NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 SERVERS: dict[FormatName, type[MeteringServer]] = {
     FormatName.OPENMETER: OpenMeterServer,
     FormatName.LAGO: LagoServer,
@@ -51,17 +55,26 @@ SERVERS: dict[FormatName, type[MeteringServer]] = {
 }
 
 
-def add_engine(books: Books, server: MeteringServer, name: FormatName, batch_size: int) -> int:
+def add_engine(
+    books: Books,
+    server: MeteringServer,
+    name: FormatName,
+    batch_size: int = MAX_BATCH,
+    *,
+    since: datetime | None = None,
+    from_start: bool = True,
+) -> int:
+    """An engine that bills users by their names."""
     number, _ = add_endpoint(
         books.engine,
         url=server.url,
         format=name,
-        types=METERING_TYPES,
         options=FormatOptions(customer="{user}").to_json(),
         api_key=API_KEY,
         allows_private=True,
         batch_size=min(batch_size, name.max_batch),
-        from_start=True,
+        since=since,
+        from_start=from_start and since is None,
     )
     return number
 
@@ -83,7 +96,7 @@ def deliver_through_crashes(books: Books, server: MeteringServer) -> int:
     injector = CrashInjector()
     crashes = moment = 0
     with crashing_engine(books, injector) as engine:
-        while any(row["seqs_behind"] for row in list_endpoints(books.engine)):
+        while any(row["events_behind"] for row in list_endpoints(books.engine)):
             books.query(  # as if the pause was over, and the lease of the process that died
                 "UPDATE accounting.webhooks SET leased_until = NULL, next_attempt_at = NULL"
                 " RETURNING 1"
@@ -193,3 +206,61 @@ def test_a_refused_event_is_sent_by_a_replay_and_is_no_refusal_any_more(books: B
             ("bob", "2026-11"): 1100,
             ("carol", "2026-11"): 30,
         }
+
+
+def test_an_engine_counts_from_its_own_beginning_on(books: Books) -> None:
+    """Neither the back-fill of another, nor a correction of an hour before, nor a replay adds."""
+    with LagoServer(NOON) as first, LagoServer(NOON) as second, LagoServer(NOON) as third:
+        add_engine(books, first, FormatName.LAGO)
+        alice = FakeAllocation(books, user="alice")
+        for hour in range(4):
+            alice.new(hour * HOUR + 10, 600)
+            alice.interim(hour * HOUR + 20, 10**hour, 10**hour, 0, 0)
+        books.advance_clock(3 * HOUR + 65)
+        books.run_jobs()
+        number_events(books)
+        plain = add_engine(books, second, FormatName.LAGO, from_start=False)
+        since = books.start + timedelta(hours=2)
+        add_engine(books, third, FormatName.LAGO, since=since)
+        alice.new(4 * HOUR + 10, 600)
+        alice.interim(4 * HOUR + 20, 10**4, 10**4, 0, 0)
+        late = FakeAllocation(books, user="alice", allocation=2, source="late")
+        for hour in (1, 2):
+            late.new(hour * HOUR + 30, 600)
+            late.interim(hour * HOUR + 40, 5, 20_000 * hour, 0, 0)
+        for source in ("late", "default"):
+            books.advance_clock(6 * HOUR, source=source)
+        books.run_jobs()
+        number_events(books)
+        deliver(books.engine)
+        whole, part, later = 11111 + 60_000, 11100 + 40_000, 10_000
+        assert first.sums() == {("alice", "2026-11"): whole}
+        assert third.sums() == {("alice", "2026-11"): part}
+        assert second.sums() == {("alice", "2026-11"): later}
+        replay_events(books.engine, plain, after=0)
+        deliver(books.engine)
+        assert second.sums() == {("alice", "2026-11"): later}
+        counted_from = read_counted_span(books.engine, plain).since
+        added_at = books.start + timedelta(hours=3, seconds=65)
+        assert counted_from == pytest.approx(added_at, abs=timedelta(seconds=5))
+
+
+def test_adjustments_of_before_an_engine_are_not_for_it(books: Books) -> None:
+    """They were billed by what billed then; the engine bills those that are posted later."""
+    close_november_without_late_source(books)
+    credit_test_call(books)
+    number_events(books)
+    with LagoServer(NOON) as server:
+        number = add_engine(books, server, FormatName.LAGO, from_start=False)
+        receive_late_source(books)
+        books.run_jobs()
+        assert adjust(books.engine) == 2
+        number_events(books)
+        replay_events(books.engine, number, after=0)
+        deliver(books.engine)
+        kinds = {each.properties["kind"] for each in server.counted}
+        late = [row for row in books.rows("adjustments") if row["author"] == LATE_USAGE_AUTHOR]
+        assert kinds == {"adjustment"}
+        assert sorted(each.value for each in server.counted) == sorted(
+            Decimal(row["received_bytes"] + row["sent_bytes"]) for row in late
+        )

@@ -5,12 +5,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from accounting.domain.realm_rules import RealmRule
+from accounting.errors import UsageError
 from accounting.feed.number_feed import number_feed
 from accounting.feed.outbox import enqueue_event
 from accounting.identities.realm_queries import add_realm
 from accounting.ops.doctor.flow import check_flow
 from accounting.ops.monitoring.health import evaluate
 from accounting.webhooks.delivery import deliver
+from accounting.webhooks.endpoints import enable_endpoint, replay_events
 from tests.support.books import Books
 from tests.support.feed_events import post_and_number
 from tests.support.metering_events import HOUR, hour_counted
@@ -58,8 +60,9 @@ def test_an_engine_that_forgets_ids_is_not_sent_again_what_it_may_have_counted(
     books: Books, receiver: WebhookReceiver, hours: int, is_disabled: bool
 ) -> None:
     number, _ = add_webhook(
-        books, receiver, "/engine", format="stripe", types=["usage.counted"], api_key="sk-secret"
-    )
+        books, receiver, "/engine", format="stripe", types=["usage.counted"], api_key="sk-secret",
+        options={"customer": "{user_key}"}, from_start=True,
+    )  # fmt: skip
     post_and_number(books, "1")
     books.query(
         "UPDATE accounting.webhooks SET in_doubt_since = now() - make_interval(hours => %s)"
@@ -80,7 +83,7 @@ def test_a_doubt_lasts_only_where_an_engine_may_have_counted_an_event(
     """A refusal in words, or no connection, leaves none; an error of the engine or a reset does."""
     number, _ = add_webhook(
         books, receiver, "/doubt", format="stripe", types=["usage.counted"], api_key="sk-secret",
-        options={"customer": "{user_key}"},
+        options={"customer": "{user_key}"}, from_start=True,
     )  # fmt: skip
     books.set_database_clock(HOUR + timedelta(hours=1))
     with books.engine.begin() as connection:
@@ -108,3 +111,46 @@ def test_a_doubt_lasts_only_where_an_engine_may_have_counted_an_event(
     assert {each.headers["authorization"] for each in requests} == {"Bearer sk-secret"}
     (event_id,) = (str(row["event_id"]) for row in books.rows("feed"))
     assert all(event_id in each.body for each in requests)
+
+
+def test_an_engine_that_may_have_counted_an_event_goes_on_by_a_replay_only(
+    books: Books, receiver: WebhookReceiver
+) -> None:
+    """Also where a pause is cut short: a doubt is as old as the first request that left it."""
+    settings_for(books)
+    number, _ = add_webhook(
+        books, receiver, "/doubt", format="stripe", api_key="sk-secret",
+        options={"customer": "{user_key}"}, from_start=True,
+    )  # fmt: skip
+    began = HOUR + timedelta(hours=1)
+    books.set_database_clock(began)
+    with books.engine.begin() as connection:
+        realm = add_realm(connection, b"example.org", RealmRule())
+        event = hour_counted(1, "alice", 5)
+        enqueue_event(connection, "usage.counted", realm, event.payload, "1")
+    number_feed(books.engine)
+    receiver.behave("/doubt", do="answer", status=500, secrets=None)
+    deliver(books.engine)
+    for hours in (6, 12, 18, 23):
+        books.set_database_clock(began + timedelta(hours=hours))
+        assert enable_endpoint(books.engine, number) == "failing"
+        deliver(books.engine)
+        assert webhook_row(books, number)["in_doubt_since"] == pytest.approx(
+            began, abs=timedelta(seconds=5)
+        )
+    sent = len(receiver.requests("/doubt"))
+    books.set_database_clock(began + timedelta(hours=25))
+    assert enable_endpoint(books.engine, number) == "failing"
+    deliver(books.engine)
+    assert webhook_row(books, number)["disabled_cause"] == "in_doubt"
+    with pytest.raises(UsageError, match=f"webhook replay {number} --after SEQ"):
+        enable_endpoint(books.engine, number)
+    deliver(books.engine)
+    assert len(receiver.requests("/doubt")) == sent
+    snapshot = read_snapshot(books)
+    [warning] = [each for each in evaluate(snapshot, captures=False).warnings if "webhook" in each]
+    assert f"webhook replay {number} --after SEQ" in warning
+    assert "enable" not in warning
+    replay_events(books.engine, number, after=0)
+    deliver(books.engine)
+    assert len(receiver.requests("/doubt")) == sent + 1

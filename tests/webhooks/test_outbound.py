@@ -160,7 +160,7 @@ def test_no_address_is_public_that_python_calls_private(
 def test_loopback_is_refused_however_it_is_written(host: str) -> None:
     error = failure(secret_url(443, host, "https"), PUBLIC_ONLY)
     assert error.reason == "address"
-    assert "loopback address, which is not allowed: expected a public one" in str(error)
+    assert "loopback address: expected a public one, or --allow-private" in str(error)
 
 
 def test_of_a_name_with_public_and_private_addresses_only_the_public_ones_are_used() -> None:

@@ -219,8 +219,9 @@ def _check_webhooks(database: DatabaseStatus) -> Iterator[Finding]:
         yield warning(
             COMPONENT,
             "webhooks",
-            f"receivers refused {counted(refused, 'event')} for good",
-            "`turn-accounting webhook deliveries --refused` has the reasons",
+            f"{counted(refused, 'event')} refused: without a customer, or by the receiver",
+            "`turn-accounting webhook deliveries --refused` has the reasons; after "
+            "`webhook customers`, `webhook replay` sends them again",
         )
     if not sentences:
         events = counted(sum(webhook.delivered_events for webhook in webhooks), "event")

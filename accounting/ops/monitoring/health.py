@@ -172,11 +172,12 @@ def webhook_warnings(database: DatabaseStatus) -> Iterator[str]:
     """A sentence for each endpoint that is disabled, or takes nothing for an hour."""
     for webhook in database.webhooks:
         name, behind = f"webhook {webhook.number}", counted(webhook.events_behind, "event")
-        advice = (
-            f"`turn-accounting webhook list` says why, and `webhook enable {webhook.number}` tries "
-            "it again"
-        )
-        if webhook.is_disabled:
+        advice = "`turn-accounting webhook list` says why, and "
+        if webhook.disabled_cause in ("in_doubt", "restored"):
+            advice += f"what to compare before `webhook replay {webhook.number} --after SEQ`"
+        else:
+            advice += f"`webhook enable {webhook.number}` tries it again"
+        if webhook.disabled_cause is not None:
             yield f"{name} is disabled, {behind} behind: {advice}"
         elif webhook.failing_seconds > WEBHOOK_FAILING_SECONDS:
             duration = format_duration(webhook.failing_seconds)

@@ -324,7 +324,7 @@ def _webhook_metrics(database: DatabaseStatus) -> Iterator[Metric]:
     )
     yield _gauge(
         "webhook_events_behind",
-        "Events of the feed after an endpoint's position.",
+        "Events that an endpoint is still to get, of the next 100,000 of the feed.",
         ((webhook.number, webhook.events_behind) for webhook in webhooks),
         "webhook",
     )
@@ -337,6 +337,6 @@ def _webhook_metrics(database: DatabaseStatus) -> Iterator[Metric]:
     yield _gauge(
         "webhook_disabled",
         "Whether an endpoint is disabled.",
-        ((webhook.number, int(webhook.is_disabled)) for webhook in webhooks),
+        ((webhook.number, int(webhook.disabled_cause is not None)) for webhook in webhooks),
         "webhook",
     )

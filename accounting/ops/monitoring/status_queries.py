@@ -69,14 +69,14 @@ class SetAsideCount(NamedTuple):
 class WebhookStatus(NamedTuple):
     """An endpoint. ``failing_seconds``: for how long it has not taken the next event, 0: it has.
 
-    ``delivered_events``, ``refused_events``: since it was added. ``events_behind``: of the feed,
-    also those that it does not ask for.
+    ``delivered_events``, ``refused_events``: since it was added. ``disabled_cause`` None: it is
+    enabled. ``events_behind``: those that it is still to get, of the next 100,000 of the feed.
     """
 
     number: int
     delivered_events: int
     failing_seconds: float
-    is_disabled: bool
+    disabled_cause: str | None
     events_behind: int
     refused_events: int
 

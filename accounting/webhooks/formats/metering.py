@@ -69,7 +69,7 @@ def count(
             continue
         recipient = recipients[event.event_id]
         if recipient.customer is None:
-            text = f"{plain(value)} {options.value}, {recipient.reason}"
+            text = f"{plain(value)} {options.value}: {recipient.reason}"
             counted.append(Refusal(event=event, reason=text))
             continue
         counted.append(
