@@ -62,7 +62,8 @@ LANGUAGE sql STABLE PARALLEL SAFE
 RETURN ((webhook).types IS NULL OR (event).type = ANY ((webhook).types))
     AND ((webhook).realm_id IS NULL OR (event).realm_id = (webhook).realm_id)
     AND coalesce(CASE (event).type
-        WHEN 'usage.counted' THEN ((event).payload ->> 'starts_at')::timestamptz
+        WHEN 'usage.counted' THEN
+            coalesce((event).started_at, ((event).payload ->> 'starts_at')::timestamptz)
         WHEN 'adjustment.posted' THEN (event).created_at
     END >= (webhook).counted_from, true);
 
