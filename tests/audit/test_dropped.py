@@ -68,34 +68,35 @@ ONLY_UNCONFIRMED_USAGE: Final = (
 """A day that has only usage that is not billed, in a month with usage that is."""
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(STEPS, STEPS, st.integers(1, 45))
-@example(ONLY_UNCONFIRMED_USAGE, (), 15)
+@pytest.mark.parametrize("examples", [2, pytest.param(6, marks=pytest.mark.long)])
 def test_later_evidence_gives_the_same_books_with_and_without_dropped_reports(
-    postgres_server: PostgresServer,
-    tmp_path_factory: pytest.TempPathFactory,
-    early: Sequence[Step],
-    later: Sequence[Step],
-    days: int,
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory, examples: int
 ) -> None:
     """The later evidence reopens sessions, adds totals, and uses allocation ids again."""
-    results = []
-    for drop in (False, True):
-        with cloned_database(postgres_server) as name:
-            books = Books(postgres_server, name, tmp_path_factory.mktemp("books"))
-            receive_steps(books, early, 0)
-            run_jobs_and_close_all(books, LATER)
-            if drop:
-                drop_what_the_dry_run_says(books, days)
-            receive_steps(books, later, LATER)
-            run_jobs_and_close_all(books, LATER + 100 * DAY)
-            if drop:
-                assert list(verify(books.engine)) == []
-                drop_what_the_dry_run_says(books, days)
-                assert list(rebuild(books.engine, "to be sure")) == []
-            results.append(without_reports(books))
-            books.close()
-    assert results[0] == results[1]
+
+    @settings(max_examples=examples, suppress_health_check=[HealthCheck.too_slow])
+    @given(STEPS, STEPS, st.integers(1, 45))
+    @example(ONLY_UNCONFIRMED_USAGE, (), 15)
+    def check(early: Sequence[Step], later: Sequence[Step], days: int) -> None:
+        results = []
+        for drop in (False, True):
+            with cloned_database(postgres_server) as name:
+                books = Books(postgres_server, name, tmp_path_factory.mktemp("books"))
+                receive_steps(books, early, 0)
+                run_jobs_and_close_all(books, LATER)
+                if drop:
+                    drop_what_the_dry_run_says(books, days)
+                receive_steps(books, later, LATER)
+                run_jobs_and_close_all(books, LATER + 100 * DAY)
+                if drop:
+                    assert list(verify(books.engine)) == []
+                    drop_what_the_dry_run_says(books, days)
+                    assert list(rebuild(books.engine, "to be sure")) == []
+                results.append(without_reports(books))
+                books.close()
+        assert results[0] == results[1]
+
+    check()
 
 
 def drop_what_the_dry_run_says(books: Books, days: int) -> None:

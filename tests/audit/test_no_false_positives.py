@@ -1,5 +1,6 @@
 """Verify finds no difference in books that the service made, from any evidence in any order."""
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 
 from accounting.audit.verify import VerifyResult, verify
@@ -11,13 +12,17 @@ from tests.support.scenario_player import PLANS, STEPS, JobCall, ScenarioPlayer,
 from tests.support.simulated_fleet import hard_case_scenarios, receive_commands
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(STEPS, PLANS)
+@pytest.mark.parametrize("examples", [3, pytest.param(10, marks=pytest.mark.long)])
 def test_any_evidence_in_any_order_of_jobs_verifies(
-    scenario_player: ScenarioPlayer, shared_engine: Engine, steps: list[Step], plan: list[JobCall]
+    scenario_player: ScenarioPlayer, shared_engine: Engine, examples: int
 ) -> None:
-    scenario_player.play(steps, plan)
-    assert list(verify(shared_engine)) == []
+    @settings(max_examples=examples, suppress_health_check=[HealthCheck.too_slow])
+    @given(STEPS, PLANS)
+    def check(steps: list[Step], plan: list[JobCall]) -> None:
+        scenario_player.play(steps, plan)
+        assert list(verify(shared_engine)) == []
+
+    check()
 
 
 def test_every_hard_case_of_the_simulator_verifies(books: Books) -> None:

@@ -283,8 +283,9 @@ def receive_two_months(books: Books) -> None:
     books.run_jobs()
 
 
+@pytest.mark.parametrize("step", [2, pytest.param(1, marks=pytest.mark.long)])
 def test_jobs_that_crash_at_any_moment_bill_everything_once(
-    books: Books, postgres_server: PostgresServer, tmp_path: Path
+    books: Books, postgres_server: PostgresServer, tmp_path: Path, step: int
 ) -> None:
     receive_two_months(books)
     adjust(books.engine)
@@ -302,7 +303,8 @@ def test_jobs_that_crash_at_any_moment_bill_everything_once(
                 lambda: close_periods(engine),
             ]
             crash_counts = [
-                run_through_crashes(crashed, injector, job, BILLING_TABLES) for job in jobs
+                run_through_crashes(crashed, injector, job, BILLING_TABLES, step=step)
+                for job in jobs
             ]
         assert min(crash_counts) > 10
         assert billed_rows(crashed) == expected

@@ -32,11 +32,11 @@ PMESSAGE = b"*4\r\n$8\r\npmessage\r\n$32\r\nturn/realm/*/user/*/allocation/*\r\n
     [
         ("replication", b"*2147483647\r\n$7\r\nPUBLISH\r\n", b"$10\r\n0123456789\r\n"),
         ("replication", b"*4\r\n$7\r\nPUBLISH\r\n$9999999999\r\n", b"x"),
-        ("replication", b"*2\r\n$6\r\nSELECT\r\n$10\r\n", b"9"),
+        pytest.param("replication", b"*2\r\n$6\r\nSELECT\r\n$10\r\n", b"9", marks=pytest.mark.long),
         ("replication", b"", array(b"PUBLISH", b"__XXX__", b"__YYY__")),
         ("subscribe", PMESSAGE + b"$9999999999\r\n", b"x"),
         ("subscribe", b"*4294967295\r\n", b":1\r\n"),
-        ("subscribe", b"-ERR ", b"x"),
+        pytest.param("subscribe", b"-ERR ", b"x", marks=pytest.mark.long),
     ],
 )
 def test_a_flood_within_a_stream_does_not_fill_the_memory(

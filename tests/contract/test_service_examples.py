@@ -5,8 +5,7 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from urllib.request import urlopen
@@ -21,6 +20,13 @@ from tests.support.command import environment, turn_accounting
 from tests.support.servers import ValkeyServer, free_port, wait_until
 from tests.support.service import ROOT, SERVICE, SHORT_SERVICE, Service
 
+
+@pytest.fixture
+def valkey() -> Iterator[ValkeyServer]:
+    with ValkeyServer() as running:
+        yield running
+
+
 IS_RUNNING: dict[str, Callable[[Service], object]] = {
     "up": lambda service: service.output().endswith("\n") and service.events("capturing"),
     "collect": lambda service: service.events("capturing"),
@@ -29,55 +35,69 @@ IS_RUNNING: dict[str, Callable[[Service], object]] = {
 }
 
 
-@pytest.mark.parametrize("command", IS_RUNNING)
+def is_long(command: str, number: int) -> bool:
+    """Of several examples of a service, but for `up`, the first tells whether it runs at all."""
+    return number > 0 and command != "up"
+
+
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [
+        pytest.param(command, number, marks=[pytest.mark.long] if is_long(command, number) else [])
+        for command in IS_RUNNING
+        for number, _ in enumerate(EXAMPLES[command])
+    ],
+)
 def test_the_examples_of_services_run_until_they_are_stopped(
-    books: Books, tmp_path: Path, command: str
+    books: Books, valkey: ValkeyServer, tmp_path: Path, command: str, number: int
 ) -> None:
-    for number, example in enumerate(EXAMPLES[command]):
-        words = shlex.split(example)
-        at = words.index("turn-accounting")
-        given, name, options = words[:at], words[at + 1], words[at + 2 :]
-        assert name == command
-        listen = f"127.0.0.1:{free_port()}"  # the example's may be taken here
-        if "--listen" in options:
-            options[options.index("--listen") + 1] = listen
-        with ValkeyServer() as valkey:  # each source has its own
-            settings = dict(setting.split("=", 1) for setting in given) | {
-                "ACCOUNTING_DATABASE_URL": books.url(WRITER),
-                "ACCOUNTING_REDIS_URL": valkey.url,
-                "ACCOUNTING_WEB_LISTEN": listen,
-            }
-            # The first as it is, the others with short waits.
-            module = SHORT_SERVICE if number else SERVICE
-            with Service(
-                command,
-                tmp_path / f"{command}-{number}",
-                settings,
-                options=options,
-                module=module,
-            ) as service:
-                service.wait_for(partial(IS_RUNNING[command], service))
-                assert service.stop() == 0
+    words = shlex.split(EXAMPLES[command][number])
+    at = words.index("turn-accounting")
+    given, name, options = words[:at], words[at + 1], words[at + 2 :]
+    assert name == command
+    listen = f"127.0.0.1:{free_port()}"  # the example's may be taken here
+    if "--listen" in options:
+        options[options.index("--listen") + 1] = listen
+    settings = dict(setting.split("=", 1) for setting in given) | {
+        "ACCOUNTING_DATABASE_URL": books.url(WRITER),
+        "ACCOUNTING_REDIS_URL": valkey.url,
+        "ACCOUNTING_WEB_LISTEN": listen,
+    }
+    # The first as it is, the others with short waits.
+    module = SHORT_SERVICE if number else SERVICE
+    with Service(
+        command, tmp_path / "service", settings, options=options, module=module
+    ) as service:
+        service.wait_for(partial(IS_RUNNING[command], service))
+        assert service.stop() == 0
 
 
-def test_the_examples_of_the_demonstration_show_right_books(
+def run_demonstration(example: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What it shows, run in that directory."""
+    monkeypatch.chdir(directory)
+    run = turn_accounting(*shlex.split(example)[1:])
+    assert run.code == 0, run.err
+    assert "FAIL" not in run.out
+    assert "  ok    no capture gaps" in run.out
+    assert "\nAdjustments of this period\n" in run.out
+    assert len(run.err.splitlines()) == 5, run.err
+    return run.out
+
+
+def test_the_demonstration_shows_right_books_that_the_readme_goes_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    with ThreadPoolExecutor() as pool:  # they mostly wait
-        runs = [
-            pool.submit(turn_accounting, *shlex.split(example)[1:]) for example in EXAMPLES["demo"]
-        ]
-    shown = ""
-    for run in runs:
-        shown = run.result().out
-        assert run.result().code == 0, run.result().err
-        assert "FAIL" not in run.result().out
-        assert "  ok    no capture gaps" in run.result().out
-        assert "\nAdjustments of this period\n" in run.result().out
-        assert len(run.result().err.splitlines()) == 5, run.result().err
+    run_demonstration(EXAMPLES["demo"][0], tmp_path, monkeypatch)
     follow_the_readme(tmp_path)
+
+
+@pytest.mark.long
+def test_a_demonstration_in_a_directory_prints_steps_that_go_on_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = run_demonstration(EXAMPLES["demo"][1], tmp_path, monkeypatch)
     follow_the_next_steps(shown, tmp_path)
+    assert len(EXAMPLES["demo"]) == 2
 
 
 def follow_the_readme(directory: Path) -> None:

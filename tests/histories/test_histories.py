@@ -1,4 +1,7 @@
-"""Two short random histories in each run of the tests; ``make histories`` plays long ones."""
+"""A short random history in each run of the tests, and another in ``make long``.
+
+``make histories`` plays long ones.
+"""
 
 import ast
 import sys
@@ -15,7 +18,7 @@ from tests.support.books import cloned_database
 from tests.support.servers import PostgresServer
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_the_books_of_a_random_history_equal_the_oracles(
     seed: int, postgres_server: PostgresServer, tmp_path: Path
 ) -> None:

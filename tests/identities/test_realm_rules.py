@@ -407,7 +407,9 @@ def assert_identities_by_the_rules(books: Books) -> None:
         assert report["user_id"] == user.decode(), report
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 4))]
+)
 def test_random_rules_while_random_traffic_settles_leave_no_difference(
     own_books: Books, seed: int
 ) -> None:

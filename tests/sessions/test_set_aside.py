@@ -116,8 +116,8 @@ def logs() -> Iterator[list[MutableMapping[str, Any]]]:
     [
         (raise_before_a_report, 3, 1, False),
         (raise_after_half_of_a_report, 0, 3, True),
-        (raise_after_half_of_a_report, 10**6, 1, True),
-        (raise_while_packing, 0, 3, False),
+        pytest.param(raise_after_half_of_a_report, 10**6, 1, True, marks=pytest.mark.long),
+        pytest.param(raise_while_packing, 0, 3, False, marks=pytest.mark.long),
         (raise_while_packing, 10**6, 2, True),
     ],
 )

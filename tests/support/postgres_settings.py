@@ -70,11 +70,9 @@ def awkward_settings(connection: psycopg.Connection[Any]) -> Iterator[list[Setti
         yield [SettingValue(name, value) for value in values if value != own]
 
 
-def grouped(
-    settings: Sequence[Sequence[SettingValue]], size: int, most_values: int
-) -> Iterator[list[SettingValue]]:
-    """Groups that hold no setting twice; ``most_values`` of each are tried."""
-    for turn in range(most_values):
+def grouped(settings: Sequence[Sequence[SettingValue]], size: int) -> Iterator[list[SettingValue]]:
+    """Groups that hold no setting twice, of all values."""
+    for turn in range(max(map(len, settings))):
         values = [choices[turn] for choices in settings if len(choices) > turn]
         for start in range(0, len(values), size):
             yield values[start : start + size]

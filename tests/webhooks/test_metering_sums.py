@@ -133,7 +133,14 @@ def billed_by_customer(books: Books) -> dict[tuple[str, str], Decimal]:
     return {key: value for key, value in sums.items() if value}
 
 
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        FormatName.OPENMETER,
+        pytest.param(FormatName.LAGO, marks=pytest.mark.long),
+        pytest.param(FormatName.STRIPE, marks=pytest.mark.long),
+    ],
+)
 def test_an_engine_counts_the_statement_and_the_adjustments(books: Books, name: FormatName) -> None:
     """Two closed months, late usage of both kinds, a negative hour, and a manual credit."""
     with SERVERS[name](datetime(2026, 11, 2, tzinfo=UTC)) as server:
