@@ -26,6 +26,8 @@ DERIVED_TABLES: Final[Mapping[str, Table]] = {
     "session_usage": schema.session_hours,
     **{schema.user_usage[name].name: table for name, table in schema.whole_user_usage.items()},
     **{table.name: table for table in schema.realm_usage.values()},
+    schema.server_usage_hourly.name: schema.server_usage_hourly,
+    schema.dimension_peaks_hourly.name: schema.dimension_peaks,
 }
 """The tables that follow from the reports, in order of derivation, each with what is read for it.
 

@@ -2,6 +2,7 @@
 -- Counts what settling, the roll-up and the adjustments still have to process; zero: nothing.
 SELECT
     (SELECT count(*) FROM (SELECT FROM accounting.usage_deltas LIMIT 1) deltas)
+    + (SELECT count(*) FROM (SELECT FROM accounting.server_deltas LIMIT 1) deltas)
     + (SELECT count(*) FROM (SELECT FROM accounting.periods_to_adjust LIMIT 1) periods)
     + (SELECT count(*) FROM (
         SELECT FROM accounting.sessions e
@@ -113,6 +114,10 @@ CREATE TEMP TABLE recomputed_realm_usage_hourly (LIKE accounting.realm_usage_hou
 CREATE TEMP TABLE recomputed_realm_usage_daily (LIKE accounting.realm_usage_daily) ON COMMIT DROP;
 CREATE TEMP TABLE recomputed_realm_usage_monthly (LIKE accounting.realm_usage_monthly)
     ON COMMIT DROP;
+CREATE TEMP TABLE recomputed_server_usage_hourly (LIKE accounting.server_usage_hourly)
+    ON COMMIT DROP;
+CREATE TEMP TABLE recomputed_dimension_peaks_hourly (LIKE accounting.dimension_peaks_hourly)
+    ON COMMIT DROP;
 CREATE TEMP TABLE recomputed_period_usage (LIKE accounting.session_usage) ON COMMIT DROP;
 CREATE TEMP TABLE recomputed_buckets (LIKE accounting.buckets) ON COMMIT DROP;
 CREATE TEMP TABLE recomputed_hours (
@@ -219,6 +224,71 @@ SELECT u.realm_id, h.:"bucket_starts_at",
 FROM recomputed_realm_usage_hourly u
 JOIN recomputed_hours h USING (realm_id, starts_at)
 GROUP BY u.realm_id, h.:"bucket_starts_at";
+
+-- name: recompute_server_hours
+-- Recomputes the hours of servers and transports from the hours of sessions. One without usage has no
+-- row.
+INSERT INTO recomputed_server_usage_hourly (
+    realm_id, starts_at, server, transport,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+    sessions_started, sessions_ended, session_microseconds, estimated_bytes
+)
+SELECT * FROM (
+    SELECT u.realm_id, u.starts_at, accounting.server_host(s.server_address) AS server,
+        coalesce(s.transport, '') AS transport,
+        sum(u.received_packets) AS received_packets, sum(u.received_bytes) AS received_bytes,
+        sum(u.sent_packets) AS sent_packets, sum(u.sent_bytes) AS sent_bytes,
+        sum(u.peer_received_packets) AS peer_received_packets,
+        sum(u.peer_received_bytes) AS peer_received_bytes,
+        sum(u.peer_sent_packets) AS peer_sent_packets, sum(u.peer_sent_bytes) AS peer_sent_bytes,
+        count(*) FILTER (WHERE u.started) AS sessions_started,
+        count(*) FILTER (WHERE u.ended) AS sessions_ended,
+        sum(round(extract(epoch FROM u.active_to - u.active_from) * 1000000)) AS microseconds,
+        coalesce(sum(u.received_bytes + u.sent_bytes) FILTER (WHERE u.estimated), 0) AS estimated
+    FROM recomputed_session_usage u JOIN recomputed_sessions s USING (session_id, user_key)
+    WHERE u.confirmed
+    GROUP BY 1, 2, 3, 4
+) h
+WHERE (
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+    sessions_started, sessions_ended, microseconds, estimated
+) <> (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+
+-- name: recompute_dimension_peaks
+-- Recomputes the peaks of servers and transports as recompute_realm_hours those of realms.
+WITH spans AS (
+    SELECT u.realm_id, u.starts_at, d.dimension, d.name, u.active_from, h.ends_at,
+        CASE WHEN u.ended THEN u.active_to ELSE h.ends_at END AS active_to
+    FROM recomputed_session_usage u
+    JOIN recomputed_hours h USING (realm_id, starts_at)
+    JOIN recomputed_sessions s USING (session_id, user_key)
+    CROSS JOIN LATERAL (
+        VALUES ('server', accounting.server_host(s.server_address)),
+            ('transport', coalesce(s.transport, ''))
+    ) AS d (dimension, name)
+    WHERE u.confirmed AND (u.active_to > u.active_from OR (u.started AND NOT u.ended))
+), begins AS (
+    SELECT realm_id, starts_at, dimension, name, active_from AS at, count(*) AS begun FROM spans
+    WHERE active_to > active_from GROUP BY realm_id, starts_at, dimension, name, active_from
+), ends AS (
+    SELECT realm_id, starts_at, dimension, name, active_to AS at, count(*) AS ended FROM spans
+    WHERE active_to > active_from AND active_to < ends_at
+    GROUP BY realm_id, starts_at, dimension, name, active_to
+)
+INSERT INTO recomputed_dimension_peaks_hourly (
+    realm_id, starts_at, dimension, name, peak_sessions
+)
+SELECT realm_id, starts_at, dimension, name, max(active) FROM (
+    SELECT realm_id, starts_at, dimension, name,
+        sum(coalesce(begun, 0) - coalesce(ended, 0)) OVER (
+            PARTITION BY realm_id, starts_at, dimension, name ORDER BY at
+        ) AS active
+    FROM begins FULL JOIN ends USING (realm_id, starts_at, dimension, name, at)
+) counts
+GROUP BY realm_id, starts_at, dimension, name
+HAVING max(active) > 0;
 
 -- name: count_wrong_reports
 -- Finds the sources that have fewer reports than were loaded and neither dropped nor pruned, several
@@ -361,7 +431,7 @@ INSERT INTO staged_deltas (
     realm_id, user_key, starts_at,
     received_packets, received_bytes, sent_packets, sent_bytes,
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
-    sessions_started, sessions_ended, session_microseconds, estimated_bytes, sessions_carried
+    sessions_started, sessions_ended, session_microseconds, estimated_bytes
 )
 SELECT realm_id, user_key, starts_at,
     sum(sign * received_packets), sum(sign * received_bytes),
@@ -369,7 +439,7 @@ SELECT realm_id, user_key, starts_at,
     sum(sign * peer_received_packets), sum(sign * peer_received_bytes),
     sum(sign * peer_sent_packets), sum(sign * peer_sent_bytes),
     sum(sign * sessions_started), sum(sign * sessions_ended), sum(sign * session_microseconds),
-    sum(sign * estimated_bytes), 0
+    sum(sign * estimated_bytes)
 FROM (
     SELECT -1 AS sign, * FROM accounting.user_usage_hourly WHERE realm_id = :realm_id
     UNION ALL

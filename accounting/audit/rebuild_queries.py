@@ -14,9 +14,11 @@ from accounting.audit.recomputed_tables import recomputed_table
 from accounting.db.queries import Queries
 from accounting.db.schema import (
     buckets,
+    dimension_peaks_hourly,
     realm_peak_slices,
     realm_usage,
     rebuilds,
+    server_usage_hourly,
     session_usage,
     sessions,
     user_usage,
@@ -37,7 +39,14 @@ def replace_realm(connection: Connection, realm_id: int) -> int:
     connection.execute(_QUERIES.text("queue_rebuilt_periods"), {"realm_id": realm_id})
     connection.execute(_QUERIES.text("move_single_hours"))
     replaced = 0
-    for table in (sessions, session_usage, *user_usage.values(), *realm_usage.values()):
+    for table in (
+        sessions,
+        session_usage,
+        *user_usage.values(),
+        *realm_usage.values(),
+        server_usage_hourly,
+        dimension_peaks_hourly,
+    ):
         recomputed = recomputed_table(table)
         keys = [column.name for column in table.primary_key]
         same_key = [recomputed.c[key] == table.c[key] for key in keys]

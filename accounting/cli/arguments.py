@@ -94,6 +94,10 @@ Until = Annotated[
     str | None, typer.Option("--until", "--to", metavar="TIME", help="Before then; as --since.")
 ]
 By = Annotated[str, typer.Option("--by", metavar="user|realm", help="What a row is of.")]
+UsageBy = Annotated[
+    str,
+    typer.Option("--by", metavar="user|realm|server|transport", help="What a row is of."),
+]
 Per = Annotated[str, typer.Option("--per", metavar="hour|day|month", help="What a row spans.")]
 PeriodDay = Annotated[
     date, typer.Argument(parser=period_day, help="Its first day, YYYY-MM-DD or YYYY-MM.")

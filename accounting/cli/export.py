@@ -28,7 +28,7 @@ from accounting.plurals import counted
 from accounting.progress import no_progress
 from accounting.reporting import view_queries, view_query
 from accounting.reporting.completeness import no_bucket_begins
-from accounting.reporting.filters import bucket_length, time_span, usage_subject
+from accounting.reporting.filters import bucket_length, exported_subject, time_span
 
 FormatOption = Annotated[
     ExportFormat, typer.Option("--format", metavar="csv|jsonl|parquet", help="Format of the rows.")
@@ -84,7 +84,7 @@ def export_usage(
     partition: Partitioned = False,
 ) -> None:
     """Export the usage of the buckets that start in the period or span; UTC by default."""
-    subject, length = usage_subject(by), bucket_length(per)
+    subject, length = exported_subject(by), bucket_length(per)
     if length == "month" and (period is not None or partition):
         raise UsageError("--per month: a period need not be a month: see `export statements`")
     selection = _selection(

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Final
 import typer
 
 from accounting.cli.arguments import (
-    By,
     Per,
     Realm,
     Since,
     Until,
+    UsageBy,
     User,
     list_options,
 )
@@ -81,25 +81,26 @@ def usage(
     user: User = None,
     since: Since = None,
     until: Until = None,
-    by: By = "user",
+    by: UsageBy = "user",
     per: Per = "month",
     *,
     form: ListForm,
 ) -> None:
-    """List usage per user or realm, by hour, day or month.
+    """List usage per user, realm, server or transport, by hour, day or month.
 
     All usage there is, or that of a span of time. Times without an offset are in
     the realm's time zone. A month or day that --since
     or --until cuts counts from there on, or up to there. A time with an offset
     cuts none: buckets are listed whole that begin in the span. A month or day in
-    which the realm's time zone changed has a row for each part, from and to. "peak" of a realm
-    is the most sessions that were open at once; of a day or month, in an hour.
+    which the realm's time zone changed has a row for each part, from and to. "peak"
+    is the most sessions that were open at once, in the realm, at the server or over the
+    transport; of a day or month, in an hour.
     "est." is how much of the traffic is of estimated sessions: reports were lost,
     and their bytes are known from totals only.
     """
     begin, end = time_span(since, until)
     subject, length = usage_subject(by), bucket_length(per)
-    if subject == "realm" and user is not None:
+    if subject != "user" and user is not None:
         raise UsageError("--user goes with --by user")
     write_query(
         command_settings(),
@@ -129,11 +130,12 @@ def usage(
 def usage_listing(
     subject: str, length: str, *, is_cut: bool = False, is_ended: bool = True
 ) -> Listing:
-    """The list of usage per user or realm, in buckets of that length.
+    """The list of usage per user, realm, server or transport, in buckets of that length.
 
     ``is_cut``: some may be parts of buckets, so that each row says what it spans. ``is_ended``: a
     terminal also shows their ends; without an end of the span the last is in the future.
     """
+    names = _NAME_COLUMNS.get(subject, {})
     span = {"starts_at": "from", "ends_at": "to"} if is_cut else {"starts_at": length}
 
     def of_rows(listing: Listing, rows: Sequence[Mapping[str, Any]]) -> Listing:
@@ -144,14 +146,14 @@ def usage_listing(
     plain = {
         **span,
         "realm": "realm",
-        "user_id": "user",
+        **names,
         "sessions_started": "sessions",
         "session_seconds": "seconds",
         **BYTE_COLUMNS,
         "estimated_bytes": "estimated B",
-        "peak_sessions": "peak",
     }
-    del plain["peak_sessions" if subject == "user" else "user_id"]
+    if subject != "user":
+        plain["peak_sessions"] = "peak"
     columns = (
         *(
             Column(
@@ -163,7 +165,7 @@ def usage_listing(
             for field, heading in span.items()
         ),
         Column(field="realm", heading="realm", kind=Kind.NAME),
-        Column(field="user_id", heading="user", kind=Kind.NAME),
+        *(Column(field=field, heading=name, kind=Kind.NAME) for field, name in names.items()),
         Column(field="sessions_started", heading="sessions", kind=Kind.COUNT, rank=1),
         Column(field="peak_sessions", heading="peak", kind=Kind.COUNT, rank=2),
         Column(field="session_seconds", heading="time", kind=Kind.SECONDS, rank=3),
@@ -174,7 +176,7 @@ def usage_listing(
         columns=[
             column
             for column in columns
-            if column.field != ("peak_sessions" if subject == "user" else "user_id")
+            if (column.field != "peak_sessions" or subject != "user")
             and (is_ended or column.field != "ends_at")
         ],
         rank=TRAFFIC,
@@ -241,6 +243,12 @@ def _legend(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+_NAME_COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
+    "user": {"user_id": "user"},
+    "server": {"server_address": "server"},
+    "transport": {"transport": "transport"},
+}
+"""What a row of usage is of besides the realm, by subject."""
 USAGE_SUMS: Final = (
     "sessions_started",
     "session_seconds",

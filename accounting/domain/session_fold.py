@@ -137,6 +137,8 @@ class PriorState:
     estimated: bool
     usage: Sequence[int]
     single_hour: int | None = None
+    server_address: str | None = None
+    transport: str | None = None
 
 
 @dataclass(slots=True)

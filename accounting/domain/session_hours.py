@@ -1,13 +1,16 @@
-"""Splits sessions into the hours of their realm, and computes how that changes users' usage.
+"""Splits sessions into the hours of their realm, and computes how that changes usage.
 
-Bytes count in the hour of their report; only session time is split between hours, exactly.
+Bytes count in the hour of their report; only session time is split between hours, exactly. Usage
+is summed by user, and by the server and the transport of the session. These are known with its
+first status; what was counted before moves to them then.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from operator import add
+from operator import add, sub
 from typing import Final, NamedTuple
 
 from accounting.domain.calendar import Bucket, Calendar
+from accounting.domain.server_host import server_host
 from accounting.domain.session_fold import PriorState, SessionState
 
 _NOTHING: Final = (0,) * 8
@@ -26,6 +29,14 @@ PeakSlice = tuple[int, int, int]
 
 UserHour = tuple[int, bytes, int]
 """(realm_id, user_key, start of the hour)."""
+
+
+ServerHour = tuple[int, int, str | None, str | None]
+"""(realm_id, start of the hour, address of the server with its port, transport)."""
+
+
+FlagChange = tuple[bytes, bool, bool, str, str, str, str]
+"""(id, confirmed, estimated) of a session; its server and transport before, and now."""
 
 
 class SessionHour(NamedTuple):
@@ -106,14 +117,14 @@ def _clamp(time: int, hour: Bucket) -> int:
 
 
 class UsageChanges:
-    """What one step changes: the hours of sessions, and by how much the hours of users.
+    """What one step changes: the hours of sessions, and by how much those of users and servers.
 
     ``realm_hours``: every (realm_id, start) of an hour that changes. ``deltas_by_hour``: for each
-    hour of a billed user COUNTERS, sessions started and ended, microseconds, estimated bytes, and
-    sessions that continued into that hour. ``peak_slices``: those in which the number of starts or
-    ends of sessions changes. ``flag_changes``: (id, confirmed, estimated) of sessions whose rows of
-    hours need these flags; ``session_hour_queries.update_flags`` queues what that changes in the
-    usage of users.
+    hour of a billed user COUNTERS, sessions started and ended, microseconds and estimated bytes.
+    ``server_deltas``: the same by server and transport, and sessions that continued into the hour.
+    ``peak_slices``: those in which the number of starts or ends of sessions changes, of the realm
+    or of a server. ``flag_changes``: of sessions whose rows of hours need these flags, or count at
+    another server; ``session_hour_queries.update_flags`` queues what that changes in the usage.
     """
 
     def __init__(self, merged: Iterable[tuple[SessionState, SessionState]] = ()) -> None:
@@ -121,8 +132,9 @@ class UsageChanges:
         self.hour_rows: list[SessionHour] = []
         self.realm_hours: set[tuple[int, int]] = set()
         self.deltas_by_hour: dict[UserHour, list[int]] = {}
+        self.server_deltas: dict[ServerHour, list[int]] = {}
         self.peak_slices: set[PeakSlice] = set()
-        self.flag_changes: list[tuple[bytes, bool, bool]] = []
+        self.flag_changes: list[FlagChange] = []
         self._with_hour_rows: set[bytes] = set()
         for pending, session in merged:
             if pending.prior is not None and pending.prior.single_hour is None:
@@ -176,37 +188,72 @@ class UsageChanges:
             return
         prior, ended = session.prior, session.ended_at is not None
         counters = session.hourly_usage.get(hour)
-        sums = self._sums((session.realm_id, session.user_key, hour))
-        if prior is not None and prior.confirmed and prior.estimated == session.estimated:
-            estimated_of = counters
-            sums[_ENDED] += ended - prior.ended
-            sums[_MICROSECONDS] += until - prior.active_until
+        realm_id = session.realm_id
+        estimated_of = counters
+        if prior is not None and prior.confirmed:
+            started = 0
+            ended_change = ended - prior.ended
+            active_micros = until - prior.active_until
             has_slices = ended or prior.ended
+            if prior.estimated != session.estimated:
+                # Its usage before this step counts as estimated from now on.
+                estimated_of = session.usage
+                has_slices = True
+            if _has_moved(session, prior):
+                self._move(session, prior, hour)
+                has_slices = True
         else:
-            # Its usage before this step counts from now on, or counts as estimated.
-            estimated_of = session.usage
-            if prior is not None and prior.confirmed:
-                sums[_ENDED] += ended - prior.ended
-                sums[_MICROSECONDS] += until - prior.active_until
-            else:
-                counters = session.usage
-                sums[_STARTED] += 1
-                sums[_ENDED] += ended
-                sums[_MICROSECONDS] += until - session.started_at
+            # Its usage before this step counts from now on.
+            started, ended_change = 1, int(ended)
+            active_micros = until - session.started_at
+            counters = estimated_of = session.usage
             has_slices = True
-        if counters is not None:
-            sums[:8] = map(add, sums, counters)
+        estimated = 0
         if session.estimated and estimated_of is not None:
-            sums[_ESTIMATED] += estimated_of[_RECEIVED_BYTES] + estimated_of[_SENT_BYTES]
+            estimated = estimated_of[_RECEIVED_BYTES] + estimated_of[_SENT_BYTES]
+        for sums in (
+            self._sums((realm_id, session.user_key, hour)),
+            self._server_sums((realm_id, hour, session.server_address, session.transport)),
+        ):
+            if counters is not None:
+                sums[:8] = map(add, sums, counters)
+            sums[_STARTED] += started
+            sums[_ENDED] += ended_change
+            sums[_MICROSECONDS] += active_micros
+            sums[_ESTIMATED] += estimated
         if has_slices:
             self._add_changed_slices(session, calendar)
 
+    def _move(self, session: SessionState, prior: PriorState, hour: int) -> None:
+        """Move what was counted of a session in its only hour to the server that it turned out."""
+        usage = prior.usage
+        change = (
+            *usage,
+            1,
+            int(prior.ended),
+            prior.active_until - session.started_at,
+            usage[_RECEIVED_BYTES] + usage[_SENT_BYTES] if prior.estimated else 0,
+            0,
+        )
+        before = self._server_sums((session.realm_id, hour, prior.server_address, prior.transport))
+        before[:] = map(sub, before, change)
+        self._add_at_server(session, hour, change)
+
     def _add_flag_changes(self, session: SessionState, prior: PriorState) -> None:
-        """Count the stored hours of a session that became confirmed or estimated as if before."""
-        if (prior.confirmed, prior.estimated) == (session.confirmed, session.estimated):
+        """Count the stored hours of a session as if its flags and its server had been the same."""
+        has_moved = prior.confirmed and _has_moved(session, prior)
+        has_same_flags = (prior.confirmed, prior.estimated) == (
+            session.confirmed,
+            session.estimated,
+        )
+        if has_same_flags and not has_moved:
             return
         if prior.single_hour is None:
             self._add_flags(session)
+            return
+        if has_moved:
+            self._move(session, prior, prior.single_hour)
+        if has_same_flags:
             return
         sign = session.confirmed - prior.confirmed
         estimated_sign = (session.confirmed and session.estimated) - (
@@ -214,7 +261,8 @@ class UsageChanges:
         )
         usage = prior.usage
         self._add(
-            (session.realm_id, session.user_key, prior.single_hour),
+            session,
+            prior.single_hour,
             (
                 *(sign * count for count in usage),
                 sign,
@@ -226,7 +274,16 @@ class UsageChanges:
         )
 
     def _add_flags(self, session: SessionState) -> None:
-        self.flag_changes.append((session.session_id, session.confirmed, session.estimated))
+        self.flag_changes.append(
+            (
+                session.session_id,
+                session.confirmed,
+                session.estimated,
+                *stored_place(session),
+                server_host(session.server_address),
+                session.transport or "",
+            )
+        )
 
     def _add_delta(self, session: SessionState, hour: Bucket, row: SessionHour) -> None:
         counters = row.counters
@@ -241,7 +298,8 @@ class UsageChanges:
         estimated = counters[_RECEIVED_BYTES] + counters[_SENT_BYTES] if session.estimated else 0
         carried = 0 if row.started else (active_micros > 0) - (active_micros_before > 0)
         self._add(
-            (row.realm_id, row.user_key, row.starts_at),
+            session,
+            row.starts_at,
             (
                 *counters,
                 started,
@@ -257,6 +315,10 @@ class UsageChanges:
         ended_before = prior.active_until if prior is not None and prior.ended else None
         if prior is None or not prior.confirmed:
             self._add_slice(session.realm_id, session.started_at, calendar)
+        elif _has_moved(session, prior):
+            self._add_slice(session.realm_id, session.started_at, calendar)
+            if ended_before is not None:
+                self._add_slice(session.realm_id, ended_before, calendar)
         elif ended_before == ended_at:
             return
         elif ended_before is not None:
@@ -272,11 +334,26 @@ class UsageChanges:
         """What is added to an hour of a user."""
         sums = self.deltas_by_hour.get(user_hour)
         if sums is None:
-            sums = self.deltas_by_hour[user_hour] = [0] * 13
+            sums = self.deltas_by_hour[user_hour] = [0] * 12
         return sums
 
-    def _add(self, user_hour: UserHour, change: Iterable[int]) -> None:
-        sums = self._sums(user_hour)
+    def _server_sums(self, server_hour: ServerHour) -> list[int]:
+        """What is added to an hour of a server and a transport."""
+        sums = self.server_deltas.get(server_hour)
+        if sums is None:
+            sums = self.server_deltas[server_hour] = [0] * 13
+        return sums
+
+    def _add(self, session: SessionState, hour: int, change: Sequence[int]) -> None:
+        """Add a change in the order of ``server_deltas``."""
+        sums = self._sums((session.realm_id, session.user_key, hour))
+        sums[:] = map(add, sums, change)
+        self._add_at_server(session, hour, change)
+
+    def _add_at_server(self, session: SessionState, hour: int, change: Sequence[int]) -> None:
+        sums = self._server_sums(
+            (session.realm_id, hour, session.server_address, session.transport)
+        )
         sums[:] = map(add, sums, change)
 
     def deltas(self) -> Iterator[tuple[UserHour, Sequence[int]]]:
@@ -284,6 +361,20 @@ class UsageChanges:
         return (
             (user_hour, change) for user_hour, change in self.deltas_by_hour.items() if any(change)
         )
+
+
+def stored_place(session: SessionState) -> tuple[str, str]:
+    """The server and the transport that the stored hours of a session count at.
+
+    Of one that is not stored, those that they are going to count at.
+    """
+    place = session if session.prior is None else session.prior
+    return server_host(place.server_address), place.transport or ""
+
+
+def _has_moved(session: SessionState, prior: PriorState) -> bool:
+    """Whether its server or transport became known since."""
+    return session.server_address != prior.server_address or session.transport != prior.transport
 
 
 def _with_stored_hour(

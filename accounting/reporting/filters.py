@@ -11,9 +11,11 @@ from typing import Final, Literal, TypeVar
 
 from accounting.errors import UsageError
 from accounting.plurals import listed
+from accounting.reporting.usage_queries import Subject
 from accounting.reporting.view_query import Bound, DaysAgo, HoursAgo
 
-_SUBJECTS: Final[Sequence[Literal["user", "realm"]]] = ("user", "realm")
+_SUBJECTS: Final[Sequence[Subject]] = ("user", "realm", "server", "transport")
+_EXPORTED: Final[Sequence[Literal["user", "realm"]]] = ("user", "realm")
 _LENGTHS: Final[Sequence[Literal["hour", "day", "month"]]] = ("hour", "day", "month")
 OPTION: Final = "--"
 PARAMETER: Final = ""
@@ -80,9 +82,14 @@ def _parse_time(option: str, value: str | None) -> Bound | None:
         ) from None
 
 
-def usage_subject(by: str, *, dashes: str = OPTION) -> Literal["user", "realm"]:
+def usage_subject(by: str, *, dashes: str = OPTION) -> Subject:
     """Parse ``--by``."""
     return _choice(f"{dashes}by", by, _SUBJECTS)
+
+
+def exported_subject(by: str) -> Literal["user", "realm"]:
+    """Parse ``--by`` of an export."""
+    return _choice("--by", by, _EXPORTED)
 
 
 def bucket_length(per: str, *, dashes: str = OPTION) -> Literal["hour", "day", "month"]:

@@ -1,5 +1,6 @@
 """Queries on usage by hour, day and month, and on unattributed usage."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final, Literal
 from uuid import UUID
@@ -26,18 +27,29 @@ from accounting.reporting.view_query import (
     view,
 )
 
+Subject = Literal["user", "realm", "server", "transport"]
+"""What usage is of."""
+
 _VIEW_SUFFIXES: Final = {"hour": "hourly", "day": "daily", "month": "monthly"}
 
 USER_USAGE_KEY: Final = ("starts_at", "realm", "user_id", "user_key")
 
 REALM_USAGE_KEY: Final = ("starts_at", "realm")
 
+USAGE_KEYS: Final[Mapping[Subject, tuple[str, ...]]] = {
+    "user": USER_USAGE_KEY,
+    "realm": REALM_USAGE_KEY,
+    "server": (*REALM_USAGE_KEY, "server_address"),
+    "transport": (*REALM_USAGE_KEY, "transport"),
+}
+"""By what a list of usage is in order."""
+
 UNATTRIBUTED_KEY: Final = ("starts_at", "source", "realm", "username")
 
 
 def usage(
     *,
-    by: Literal["user", "realm"],
+    by: Subject,
     per: Literal["hour", "day", "month"],
     realm: str | None = None,
     user: str | None = None,
@@ -49,9 +61,12 @@ def usage(
     """Usage in [since, until) by bucket, oldest first.
 
     A bucket that the span cuts counts from its hours, or days, that start in the span, and shows
-    where it is cut. A time with an offset cuts none: programs compare it with ``starts_at``.
+    where it is cut. A time with an offset cuts none: programs compare it with ``starts_at``. Months
+    of servers and transports are summed from their days.
     """
     resolution = _usage_resolution(per, since, until)
+    if by in {"server", "transport"} and resolution == "month":
+        resolution = "day"
     if by == "user" and resolution == per and user is None and user_key is None:
         # Whoever restricts these to a user must name the user: a condition that is added to the
         # query selects from the page, or from the top.
@@ -67,7 +82,7 @@ def usage(
     elif arrangement.after is not None:
         # For the index: the comparison of the whole key uses none.
         query = query.where("starts_at >= %(after_0)s")
-    key = USER_USAGE_KEY if by == "user" else REALM_USAGE_KEY
+    key = USAGE_KEYS[by]
     return arranged(query, arrangement, *key, key=key)
 
 
@@ -173,15 +188,15 @@ GROUP BY {subject}, b.starts_at, b.ends_at, b.time_zone
 
 def _cut_buckets(
     fine: ViewQuery,
-    by: Literal["user", "realm"],
+    by: Subject,
     per: Literal["hour", "day", "month"],
     since: Bound | None,
     until: Bound | None,
 ) -> ViewQuery:
     """Sum hours or days into the buckets that contain them, each cut to the span."""
-    names = ["realm"] if by == "realm" else ["realm", "user_id", "user_key"]
+    names = [name for name in USAGE_KEYS[by] if name != "starts_at"]
     sums = [SUM.format(name) for name in USAGE_SUMS]
-    if by == "realm":
+    if by != "user":
         sums.append("max(f.peak_sessions) AS peak_sessions")
     relation = _CUT_BUCKETS.format(
         subject=", ".join("f." + name for name in names),

@@ -31,7 +31,8 @@ ON CONFLICT (session_id, starts_at, user_key) DO UPDATE SET
 -- name: create_staged_flags
 -- Scratch table: the current flags of sessions. Emptied at the end of the transaction, as all here.
 CREATE TEMP TABLE IF NOT EXISTS staged_flags (
-    session_id uuid, confirmed boolean, estimated boolean
+    session_id uuid, confirmed boolean, estimated boolean,
+    server_before text, transport_before text, server text, transport text
 ) ON COMMIT DELETE ROWS;
 
 -- name: create_staged_keys
@@ -43,7 +44,7 @@ CREATE TEMP TABLE IF NOT EXISTS staged_keys (
 -- name: create_staged_merges
 -- Scratch table: pending sessions of one batch, each with the session that it was merged into.
 CREATE TEMP TABLE IF NOT EXISTS staged_merges (
-    pending_id uuid, session_id uuid, user_key uuid
+    pending_id uuid, session_id uuid, user_key uuid, server text, transport text
 ) ON COMMIT DELETE ROWS;
 
 -- name: create_staged_rechecks
@@ -123,7 +124,7 @@ DELETE FROM staged_keys;
 WITH moved AS (
     DELETE FROM accounting.session_usage h USING staged_merges m
     WHERE h.session_id = m.pending_id
-    RETURNING m.session_id, h.starts_at, m.user_key, h.realm_id,
+    RETURNING m.session_id, h.starts_at, m.user_key, m.server, m.transport, h.realm_id,
         h.received_packets, h.received_bytes, h.sent_packets, h.sent_bytes,
         h.peer_received_packets, h.peer_received_bytes, h.peer_sent_packets, h.peer_sent_bytes
 ),
@@ -149,6 +150,26 @@ written AS (
         peer_sent_packets = h.peer_sent_packets + excluded.peer_sent_packets,
         peer_sent_bytes = h.peer_sent_bytes + excluded.peer_sent_bytes
     RETURNING session_id, starts_at, user_key, estimated
+),
+added AS (
+    SELECT m.realm_id, m.user_key, m.starts_at, m.server, m.transport,
+        m.received_packets, m.received_bytes, m.sent_packets, m.sent_bytes,
+        m.peer_received_packets, m.peer_received_bytes, m.peer_sent_packets, m.peer_sent_bytes,
+        CASE WHEN w.estimated THEN m.received_bytes + m.sent_bytes ELSE 0 END AS estimated_bytes
+    FROM moved m JOIN written w USING (session_id, starts_at, user_key)
+),
+of_servers AS (
+    INSERT INTO accounting.server_deltas (
+        realm_id, starts_at, server, transport,
+        received_packets, received_bytes, sent_packets, sent_bytes,
+        peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+        estimated_bytes
+    )
+    SELECT realm_id, starts_at, server, transport,
+        received_packets, received_bytes, sent_packets, sent_bytes,
+        peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+        estimated_bytes
+    FROM added
 )
 INSERT INTO accounting.usage_deltas (
     realm_id, user_key, starts_at,
@@ -156,11 +177,11 @@ INSERT INTO accounting.usage_deltas (
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
     estimated_bytes
 )
-SELECT m.realm_id, m.user_key, m.starts_at,
-    m.received_packets, m.received_bytes, m.sent_packets, m.sent_bytes,
-    m.peer_received_packets, m.peer_received_bytes, m.peer_sent_packets, m.peer_sent_bytes,
-    CASE WHEN w.estimated THEN m.received_bytes + m.sent_bytes ELSE 0 END
-FROM moved m JOIN written w USING (session_id, starts_at, user_key);
+SELECT realm_id, user_key, starts_at,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+    estimated_bytes
+FROM added;
 
 -- name: number_replaced_ends
 -- Returns each staged session that ended, unless the stored row, whose end was announced last, has
@@ -301,9 +322,11 @@ ORDER BY max(last_seen_at) DESC
 LIMIT :limit;
 
 -- name: update_flags
--- Sets the flags of the staged sessions in their rows of hours, and queues what that changes.
+-- Sets the flags of the staged sessions in their rows of hours, and queues what that changes, also
+-- where their server is another one now.
 WITH before AS (
     SELECT h.*, f.confirmed AS is_confirmed, f.estimated AS is_estimated,
+        f.server_before, f.transport_before, f.server, f.transport,
         f.confirmed::integer - h.confirmed::integer AS sign,
         (f.confirmed AND f.estimated)::integer - (h.confirmed AND h.estimated)::integer
             AS estimated_sign
@@ -311,7 +334,34 @@ WITH before AS (
     CROSS JOIN LATERAL (  -- OFFSET 0: along the keys, session by session
         SELECT * FROM accounting.session_usage h WHERE h.session_id = f.session_id OFFSET 0
     ) h
-    WHERE (h.confirmed, h.estimated) IS DISTINCT FROM (f.confirmed, f.estimated)
+    WHERE (h.confirmed, h.estimated, f.server_before, f.transport_before)
+        IS DISTINCT FROM (f.confirmed, f.estimated, f.server, f.transport)
+),
+of_servers AS (
+    INSERT INTO accounting.server_deltas (
+        realm_id, starts_at, server, transport,
+        received_packets, received_bytes, sent_packets, sent_bytes,
+        peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+        sessions_started, sessions_ended, session_microseconds, estimated_bytes,
+        sessions_carried
+    )
+    SELECT b.realm_id, b.starts_at, p.server, p.transport,
+        p.sign * received_packets, p.sign * received_bytes,
+        p.sign * sent_packets, p.sign * sent_bytes,
+        p.sign * peer_received_packets, p.sign * peer_received_bytes,
+        p.sign * peer_sent_packets, p.sign * peer_sent_bytes,
+        p.sign * started::integer, p.sign * ended::integer,
+        p.sign * round(extract(epoch FROM active_to - active_from) * 1000000),
+        p.estimated_sign * (received_bytes + sent_bytes),
+        p.sign * (NOT started AND active_to > active_from)::integer
+    FROM before b CROSS JOIN LATERAL (
+        VALUES
+        (b.server_before, b.transport_before, -(b.confirmed::integer),
+            -((b.confirmed AND b.estimated)::integer)),
+        (b.server, b.transport, b.is_confirmed::integer,
+            (b.is_confirmed AND b.is_estimated)::integer)
+    ) AS p (server, transport, sign, estimated_sign)
+    WHERE p.sign <> 0
 ),
 changed AS (
     UPDATE accounting.session_usage h
@@ -323,8 +373,7 @@ INSERT INTO accounting.usage_deltas (
     realm_id, user_key, starts_at,
     received_packets, received_bytes, sent_packets, sent_bytes,
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
-    sessions_started, sessions_ended, session_microseconds, estimated_bytes,
-    sessions_carried
+    sessions_started, sessions_ended, session_microseconds, estimated_bytes
 )
 SELECT realm_id, user_key, starts_at,
     sign * received_packets, sign * received_bytes, sign * sent_packets, sign * sent_bytes,
@@ -332,7 +381,6 @@ SELECT realm_id, user_key, starts_at,
     sign * peer_sent_packets, sign * peer_sent_bytes,
     sign * started::integer, sign * ended::integer,
     sign * round(extract(epoch FROM active_to - active_from) * 1000000),
-    estimated_sign * (received_bytes + sent_bytes),
-    sign * (NOT started AND active_to > active_from)::integer
+    estimated_sign * (received_bytes + sent_bytes)
 FROM before
 WHERE sign <> 0 OR estimated_sign <> 0;

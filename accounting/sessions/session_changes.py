@@ -19,11 +19,14 @@ from accounting.domain.session_fold import (
     PriorState,
     SessionState,
 )
-from accounting.domain.session_hours import UsageChanges
+from accounting.domain.session_hours import UsageChanges, stored_place
 from accounting.domain.thread_silence import ThreadActivity
 from accounting.feed import session_ended
 from accounting.sessions.fold_failure import FoldFailed
 from accounting.sessions.session_rows import pack_id, pack_refresh, pack_session, slow_columns
+
+MergedSession = tuple[bytes, bytes, bytes, str, str]
+"""A pending session's id; id, user key, server and transport of the one it was merged into."""
 
 MAX_SLOW_COLUMNS: Final = 10_000
 _SLOW_COLUMNS: Final[dict[tuple[object, ...], tuple[object, ...]]] = {}
@@ -60,7 +63,7 @@ class SessionChanges:
     closed: list[bytes] = field(default_factory=list)
     refreshed: list[bytes] = field(default_factory=list)
     ended: list[session_ended.Event] = field(default_factory=list)
-    merged: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
+    merged: list[MergedSession] = field(default_factory=list)
     activity: ThreadActivity = field(default_factory=ThreadActivity)
 
     def __bool__(self) -> bool:
@@ -77,7 +80,12 @@ def pack_changes(folds: Iterable[KeyFold], rules: Mapping[int, RealmRules]) -> S
     changes = SessionChanges(
         UsageChanges(merged),
         merged=[
-            (pending.session_id, session.session_id, session.user_key)
+            (
+                pending.session_id,
+                session.session_id,
+                session.user_key,
+                *stored_place(session),
+            )
             for pending, session in merged
             if pending.prior is not None and pending.prior.single_hour is None
         ],
@@ -131,6 +139,8 @@ def stored_state(
         estimated=session.estimated,
         usage=tuple(session.usage),
         single_hour=single_hour,
+        server_address=session.server_address,
+        transport=session.transport,
         slow_columns=_shared(slow),
         recheck_at=recheck_at,
         end_events=end_events,

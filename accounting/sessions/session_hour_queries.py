@@ -15,7 +15,7 @@ from accounting.db.engine import prefer_index_scans, psycopg_connection
 from accounting.db.queries import Queries
 from accounting.db.row_packer import RowPacker, copy_columns
 from accounting.db.schema import session_usage
-from accounting.domain.session_hours import SessionHour
+from accounting.domain.session_hours import FlagChange, SessionHour
 
 _QUERIES: Final = Queries("accounting.sessions")
 
@@ -23,10 +23,13 @@ SESSION_HOUR_COLUMNS: Final = copy_columns(session_usage, session_usage.c.keys()
 _PACKER: Final = RowPacker(session_usage, session_usage.c.keys())
 
 
-def merge_pending(connection: Connection, merged: Sequence[tuple[bytes, bytes, bytes]]) -> None:
+def merge_pending(
+    connection: Connection, merged: Sequence[tuple[bytes, bytes, bytes, str, str]]
+) -> None:
     """Move the rows of pending sessions' hours to the sessions that they were merged into.
 
-    ``merged``: (pending id, session id, user key).
+    ``merged``: (pending id, session id, user key, server, transport), the last three of the session
+    as it is stored.
     """
     if not merged:
         return
@@ -35,17 +38,23 @@ def merge_pending(connection: Connection, merged: Sequence[tuple[bytes, bytes, b
         copy_rows(
             cursor,
             "staged_merges",
-            (("pending_id", "uuid"), ("session_id", "uuid"), ("user_key", "uuid")),
+            (
+                ("pending_id", "uuid"),
+                ("session_id", "uuid"),
+                ("user_key", "uuid"),
+                ("server", "text"),
+                ("transport", "text"),
+            ),
             merged,
         )
     with prefer_index_scans(connection):
         connection.execute(_QUERIES.text("merge_pending_hours"))
 
 
-def update_flags(connection: Connection, flags: Sequence[tuple[bytes, bool, bool]]) -> None:
+def update_flags(connection: Connection, flags: Sequence[FlagChange]) -> None:
     """Set ``confirmed`` and ``estimated`` in the rows of sessions' hours; queue what that changes.
 
-    ``flags``: (session id, confirmed, estimated). Called before this step's usage is added.
+    Moves them between servers as well. Called before this step's usage is added.
     """
     if not flags:
         return
@@ -54,7 +63,15 @@ def update_flags(connection: Connection, flags: Sequence[tuple[bytes, bool, bool
         copy_rows(
             cursor,
             "staged_flags",
-            (("session_id", "uuid"), ("confirmed", "bool"), ("estimated", "bool")),
+            (
+                ("session_id", "uuid"),
+                ("confirmed", "bool"),
+                ("estimated", "bool"),
+                ("server_before", "text"),
+                ("transport_before", "text"),
+                ("server", "text"),
+                ("transport", "text"),
+            ),
             set(flags),
         )
     with prefer_index_scans(connection):

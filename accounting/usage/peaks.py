@@ -1,4 +1,6 @@
-"""Peaks: the maximum of concurrent sessions of a realm, counted from slices of its hours.
+"""Peaks: the maximum of concurrent sessions of a realm, in all and by server and transport.
+
+They are counted from slices of the realm's hours.
 
 A slice is recounted from the sessions that start and end in it, so the cost of a roll-up is that
 of the slices that changed. An hour without slices (after a rebuild, or long past) is counted whole.
@@ -12,8 +14,12 @@ from sqlalchemy import Connection
 from accounting.db.binary_copy import binary_cursor, copy_rows
 from accounting.db.engine import prefer_index_scans, psycopg_connection
 from accounting.db.queries import Queries
+from accounting.db.row_packer import copy_columns
+from accounting.db.schema import realm_peak_slices
 from accounting.domain.calendar import Bucket, from_micros
 from accounting.domain.session_hours import SLICE_SECONDS, PeakSlice, slice_end
+from accounting.usage.rollup_queries import set_dimension_peaks
+from accounting.usage.slice_counts import count_slices
 
 _QUERIES: Final = Queries("accounting.usage")
 _DAY: Final = {
@@ -29,6 +35,7 @@ _MONTH: Final = {
     "ends_at": "month_ends_at",
 }
 
+_SLICE_COLUMNS: Final = copy_columns(realm_peak_slices, realm_peak_slices.c.keys())
 KEPT_SECONDS: Final = 3 * 86_400
 """How long slices are kept; sessions seldom change so far back."""
 
@@ -68,10 +75,15 @@ def recount(
         )
     with prefer_index_scans(connection):
         connection.execute(_QUERIES.text("delete_staged_slices"))
-        connection.execute(_QUERIES.text("count_slices"), {"slice_seconds": SLICE_SECONDS})
+        with binary_cursor(psycopg_connection(connection)) as cursor:
+            steps = cursor.execute(
+                _QUERIES.driver("read_slice_steps"), {"slice_seconds": SLICE_SECONDS}
+            ).fetchall()
+            copy_rows(cursor, "accounting.realm_peak_slices", _SLICE_COLUMNS, count_slices(steps))
         connection.execute(_QUERIES.text("set_hour_peaks"))
         for length in (_DAY, _MONTH):
             connection.execute(_QUERIES.text("set_bucket_peaks", **length))
+    set_dimension_peaks(connection)
     if whole:
         _delete_old(connection, sorted(whole))
 

@@ -21,9 +21,13 @@ CREATE TEMP TABLE IF NOT EXISTS staged_realm_deltas ON COMMIT DELETE ROWS AS
 SELECT realm_id, starts_at,
     received_packets, received_bytes, sent_packets, sent_bytes,
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
-    sessions_started, sessions_ended, session_microseconds, estimated_bytes,
-    sessions_carried
+    sessions_started, sessions_ended, session_microseconds, estimated_bytes
 FROM accounting.usage_deltas WITH NO DATA;
+
+-- name: create_staged_server_deltas
+-- Scratch table for the server deltas of one roll-up, summed by realm, hour, server and transport.
+CREATE TEMP TABLE IF NOT EXISTS staged_server_deltas (LIKE accounting.server_deltas)
+    ON COMMIT DELETE ROWS;
 
 -- name: create_staged_slices
 -- Scratch table for the slices, or whole hours, of realms to be counted.
@@ -42,8 +46,7 @@ INSERT INTO staged_deltas (
     realm_id, user_key, starts_at,
     received_packets, received_bytes, sent_packets, sent_bytes,
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
-    sessions_started, sessions_ended, session_microseconds, estimated_bytes,
-    sessions_carried
+    sessions_started, sessions_ended, session_microseconds, estimated_bytes
 )
 SELECT realm_id, user_key, starts_at,
     accounting.bigint_sum(received_packets), accounting.bigint_sum(received_bytes),
@@ -51,10 +54,36 @@ SELECT realm_id, user_key, starts_at,
     accounting.bigint_sum(peer_received_packets), accounting.bigint_sum(peer_received_bytes),
     accounting.bigint_sum(peer_sent_packets), accounting.bigint_sum(peer_sent_bytes),
     accounting.bigint_sum(sessions_started), accounting.bigint_sum(sessions_ended),
-    accounting.bigint_sum(session_microseconds), accounting.bigint_sum(estimated_bytes),
-    accounting.bigint_sum(sessions_carried)
+    accounting.bigint_sum(session_microseconds), accounting.bigint_sum(estimated_bytes)
 FROM taken
 GROUP BY realm_id, user_key, starts_at;
+
+-- name: dequeue_server_deltas
+-- Deletes the server deltas, stages their sums, and returns the hours that they change.
+WITH taken AS (
+    DELETE FROM accounting.server_deltas RETURNING *
+),
+staged AS (
+    INSERT INTO staged_server_deltas (
+        realm_id, starts_at, server, transport,
+        received_packets, received_bytes, sent_packets, sent_bytes,
+        peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+        sessions_started, sessions_ended, session_microseconds, estimated_bytes,
+        sessions_carried
+    )
+    SELECT realm_id, starts_at, server, transport,
+        accounting.bigint_sum(received_packets), accounting.bigint_sum(received_bytes),
+        accounting.bigint_sum(sent_packets), accounting.bigint_sum(sent_bytes),
+        accounting.bigint_sum(peer_received_packets), accounting.bigint_sum(peer_received_bytes),
+        accounting.bigint_sum(peer_sent_packets), accounting.bigint_sum(peer_sent_bytes),
+        accounting.bigint_sum(sessions_started), accounting.bigint_sum(sessions_ended),
+        accounting.bigint_sum(session_microseconds), accounting.bigint_sum(estimated_bytes),
+        accounting.bigint_sum(sessions_carried)
+    FROM taken
+    GROUP BY realm_id, starts_at, server, transport
+    RETURNING realm_id, starts_at
+)
+SELECT DISTINCT realm_id, starts_at FROM staged;
 
 -- name: stage_realm_deltas
 -- Sums the staged deltas by realm and hour; returns those hours.
@@ -62,8 +91,7 @@ INSERT INTO staged_realm_deltas (
     realm_id, starts_at,
     received_packets, received_bytes, sent_packets, sent_bytes,
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
-    sessions_started, sessions_ended, session_microseconds, estimated_bytes,
-    sessions_carried
+    sessions_started, sessions_ended, session_microseconds, estimated_bytes
 )
 SELECT realm_id, starts_at,
     accounting.bigint_sum(received_packets), accounting.bigint_sum(received_bytes),
@@ -71,8 +99,7 @@ SELECT realm_id, starts_at,
     accounting.bigint_sum(peer_received_packets), accounting.bigint_sum(peer_received_bytes),
     accounting.bigint_sum(peer_sent_packets), accounting.bigint_sum(peer_sent_bytes),
     accounting.bigint_sum(sessions_started), accounting.bigint_sum(sessions_ended),
-    accounting.bigint_sum(session_microseconds), accounting.bigint_sum(estimated_bytes),
-    accounting.bigint_sum(sessions_carried)
+    accounting.bigint_sum(session_microseconds), accounting.bigint_sum(estimated_bytes)
 FROM staged_deltas
 GROUP BY realm_id, starts_at
 RETURNING realm_id, starts_at;
@@ -273,37 +300,106 @@ ON CONFLICT (realm_id, starts_at) DO UPDATE SET
     session_microseconds = u.session_microseconds + excluded.session_microseconds,
     estimated_bytes = u.estimated_bytes + excluded.estimated_bytes;
 
+-- name: add_server_usage
+-- Adds the staged server deltas to the hours of servers and transports.
+INSERT INTO accounting.server_usage_hourly AS u (
+    realm_id, starts_at, server, transport,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+    sessions_started, sessions_ended, session_microseconds, estimated_bytes
+)
+SELECT realm_id, starts_at, server, transport,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+    sessions_started, sessions_ended, session_microseconds, estimated_bytes
+FROM staged_server_deltas
+ORDER BY realm_id, starts_at, server, transport
+ON CONFLICT (realm_id, starts_at, server, transport) DO UPDATE SET
+    received_packets = u.received_packets + excluded.received_packets,
+    received_bytes = u.received_bytes + excluded.received_bytes,
+    sent_packets = u.sent_packets + excluded.sent_packets,
+    sent_bytes = u.sent_bytes + excluded.sent_bytes,
+    peer_received_packets = u.peer_received_packets + excluded.peer_received_packets,
+    peer_received_bytes = u.peer_received_bytes + excluded.peer_received_bytes,
+    peer_sent_packets = u.peer_sent_packets + excluded.peer_sent_packets,
+    peer_sent_bytes = u.peer_sent_bytes + excluded.peer_sent_bytes,
+    sessions_started = u.sessions_started + excluded.sessions_started,
+    sessions_ended = u.sessions_ended + excluded.sessions_ended,
+    session_microseconds = u.session_microseconds + excluded.session_microseconds,
+    estimated_bytes = u.estimated_bytes + excluded.estimated_bytes;
+
+-- name: delete_empty_server_hours
+-- Deletes the hours of servers whose usage has moved to another one: their sessions turned out to be
+-- there.
+DELETE FROM accounting.server_usage_hourly u USING staged_server_deltas t
+WHERE u.realm_id = t.realm_id AND u.starts_at = t.starts_at
+    AND u.server = t.server AND u.transport = t.transport
+    AND (
+        u.received_packets, u.received_bytes, u.sent_packets, u.sent_bytes,
+        u.peer_received_packets, u.peer_received_bytes, u.peer_sent_packets, u.peer_sent_bytes,
+        u.sessions_started, u.sessions_ended, u.session_microseconds, u.estimated_bytes
+    ) = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+
 -- name: add_carried_sessions
 -- Adds, to the sessions that an hour starts with, those that settling found to continue into it.
-UPDATE accounting.realm_peak_slices s SET
-    session_delta = s.session_delta + t.carried, session_peak = s.session_peak + t.carried
-FROM (
-    SELECT realm_id, starts_at, sessions_carried AS carried FROM staged_realm_deltas
-    WHERE sessions_carried <> 0
-) t
-WHERE s.realm_id = t.realm_id AND s.starts_at = t.starts_at AND s.slice_at = '-infinity';
+INSERT INTO accounting.realm_peak_slices AS s (
+    realm_id, starts_at, slice_at, dimension, name, session_delta, session_peak
+)
+SELECT t.realm_id, t.starts_at, '-infinity', d.dimension, d.name, sum(t.sessions_carried),
+    sum(t.sessions_carried)
+FROM staged_server_deltas t
+CROSS JOIN LATERAL (
+    VALUES ('realm', ''), ('server', t.server), ('transport', t.transport)
+) AS d (dimension, name)
+WHERE t.sessions_carried <> 0 AND EXISTS (
+    SELECT FROM accounting.realm_peak_slices k
+    WHERE k.realm_id = t.realm_id AND k.starts_at = t.starts_at AND k.slice_at = '-infinity'
+)
+GROUP BY t.realm_id, t.starts_at, d.dimension, d.name
+ON CONFLICT (realm_id, starts_at, slice_at, dimension, name) DO UPDATE SET
+    session_delta = s.session_delta + excluded.session_delta,
+    session_peak = s.session_peak + excluded.session_peak;
 
 -- name: count_carried_sessions
 -- Counts the sessions that the staged hours start with, where that is unknown; returns those hours. Less
 -- what is queued, which a later roll-up adds. One statement, so that both are read from one snapshot.
-INSERT INTO accounting.realm_peak_slices (realm_id, starts_at, slice_at, session_delta, session_peak)
-SELECT h.realm_id, h.starts_at, '-infinity', c.carried, c.carried
-FROM staged_hours h
-CROSS JOIN LATERAL (
-    SELECT (
-        SELECT count(*) FROM accounting.session_usage u
-        WHERE u.realm_id = h.realm_id AND u.starts_at = h.starts_at
-            AND NOT u.started AND u.confirmed AND u.active_to > u.active_from
-    ) - (
-        SELECT coalesce(sum(t.sessions_carried), 0) FROM accounting.usage_deltas t
-        WHERE t.realm_id = h.realm_id AND t.starts_at = h.starts_at
-    ) AS carried
-) c
-WHERE NOT EXISTS (
-    SELECT FROM accounting.realm_peak_slices s
-    WHERE s.realm_id = h.realm_id AND s.starts_at = h.starts_at AND s.slice_at = '-infinity'
+WITH counted AS (
+    INSERT INTO accounting.realm_peak_slices (
+        realm_id, starts_at, slice_at, dimension, name, session_delta, session_peak
+    )
+    SELECT h.realm_id, h.starts_at, '-infinity', c.dimension, c.name, c.carried, c.carried
+    FROM staged_hours h
+    CROSS JOIN LATERAL (
+        SELECT d.dimension, d.name, sum(o.carried) AS carried
+        FROM (
+            SELECT accounting.server_host(e.server_address) AS server,
+                coalesce(e.transport, '') AS transport, count(*) AS carried
+            FROM accounting.session_usage u
+            CROSS JOIN LATERAL (  -- OFFSET 0: session by session along the keys
+                SELECT server_address, transport FROM accounting.sessions s
+                WHERE s.session_id = u.session_id AND s.user_key = u.user_key OFFSET 0
+            ) e
+            WHERE u.realm_id = h.realm_id AND u.starts_at = h.starts_at
+                AND NOT u.started AND u.confirmed AND u.active_to > u.active_from
+            GROUP BY e.server_address, e.transport
+            UNION ALL
+            SELECT t.server, t.transport, -t.sessions_carried FROM accounting.server_deltas t
+            WHERE t.realm_id = h.realm_id AND t.starts_at = h.starts_at
+            UNION ALL
+            SELECT '', '', 0
+        ) o
+        CROSS JOIN LATERAL (
+            VALUES ('realm', ''), ('server', o.server), ('transport', o.transport)
+        ) AS d (dimension, name)
+        GROUP BY d.dimension, d.name
+    ) c
+    WHERE NOT EXISTS (
+        SELECT FROM accounting.realm_peak_slices s
+        WHERE s.realm_id = h.realm_id AND s.starts_at = h.starts_at AND s.slice_at = '-infinity'
+    )
+    RETURNING realm_id, starts_at, dimension
 )
-RETURNING realm_id, starts_at;
+SELECT realm_id, starts_at FROM counted WHERE dimension = 'realm';
 
 -- name: delete_staged_slices
 -- Deletes the staged slices before they are counted.
@@ -311,44 +407,38 @@ DELETE FROM accounting.realm_peak_slices s USING staged_slices t
 WHERE s.realm_id = t.realm_id AND s.starts_at = t.starts_at
     AND s.slice_at >= t.from_at AND s.slice_at < t.to_at;
 
--- name: count_slices
--- Counts the staged slices from the starts and ends of sessions. Sessions are half-open, so ends come
--- before starts, and a live one lasts to the end of the hour. One that ends when it starts is not
--- counted.
+-- name: read_slice_steps
+-- Reads the starts and ends of sessions in the staged slices, by slice, server and transport: the times
+-- in Postgres' binary format, one behind the other, since a row for each would cost more than to read
+-- the sessions. One that ends when it starts is not counted.
 -- OFFSET 0 makes the planner go slice by slice along the indexes; a range join would read them whole.
-WITH steps AS (
-    SELECT t.realm_id, t.starts_at, e.started_at AS at, 1 AS step
-    FROM staged_slices t
-    CROSS JOIN LATERAL (
-        SELECT s.started_at, s.ended_at, s.confirmed FROM accounting.sessions s
-        WHERE s.realm_id = t.realm_id AND s.started_at >= t.from_at AND s.started_at < t.to_at
-        OFFSET 0
-    ) e
-    WHERE e.confirmed AND (e.ended_at IS NULL OR e.ended_at > e.started_at)
-    UNION ALL
-    SELECT t.realm_id, t.starts_at, e.ended_at, -1
-    FROM staged_slices t
-    CROSS JOIN LATERAL (
-        SELECT s.started_at, s.ended_at, s.confirmed FROM accounting.sessions s
-        WHERE s.realm_id = t.realm_id AND s.ended_at >= t.from_at AND s.ended_at < t.to_at
-        OFFSET 0
-    ) e
-    WHERE e.confirmed AND e.ended_at > greatest(e.started_at, t.starts_at)
-), placed AS (
-    SELECT realm_id, starts_at, at, step, greatest(
-        starts_at, date_bin(make_interval(secs => :slice_seconds), at, 'epoch'::timestamptz)
-    ) AS slice_at
-    FROM steps
-), counts AS (
-    SELECT realm_id, starts_at, slice_at, step, sum(step) OVER (
-        PARTITION BY realm_id, starts_at, slice_at ORDER BY at, step ROWS UNBOUNDED PRECEDING
-    ) AS live
-    FROM placed
-)
-INSERT INTO accounting.realm_peak_slices (realm_id, starts_at, slice_at, session_delta, session_peak)
-SELECT realm_id, starts_at, slice_at, sum(step), greatest(max(live), 0)
-FROM counts
-GROUP BY realm_id, starts_at, slice_at;
+SELECT t.realm_id, t.starts_at, greatest(
+        t.starts_at, date_bin(make_interval(secs => :slice_seconds), e.started_at, 'epoch')
+    ) AS slice_at, e.server_address, e.transport, false AS is_end,
+    string_agg(timestamptz_send(e.started_at), '') AS times
+FROM staged_slices t
+CROSS JOIN LATERAL (
+    SELECT s.started_at, s.ended_at, s.confirmed, s.server_address, s.transport
+    FROM accounting.sessions s
+    WHERE s.realm_id = t.realm_id AND s.started_at >= t.from_at AND s.started_at < t.to_at
+    OFFSET 0
+) e
+WHERE e.confirmed AND (e.ended_at IS NULL OR e.ended_at > e.started_at)
+GROUP BY t.realm_id, t.starts_at, slice_at, e.server_address, e.transport
+UNION ALL
+SELECT t.realm_id, t.starts_at, greatest(
+        t.starts_at, date_bin(make_interval(secs => :slice_seconds), e.ended_at, 'epoch')
+    ) AS slice_at, e.server_address, e.transport, true,
+    string_agg(timestamptz_send(e.ended_at), '')
+FROM staged_slices t
+CROSS JOIN LATERAL (
+    SELECT s.started_at, s.ended_at, s.confirmed, s.server_address, s.transport
+    FROM accounting.sessions s
+    WHERE s.realm_id = t.realm_id AND s.ended_at >= t.from_at AND s.ended_at < t.to_at
+    OFFSET 0
+) e
+WHERE e.confirmed AND e.ended_at > greatest(e.started_at, t.starts_at)
+GROUP BY t.realm_id, t.starts_at, slice_at, e.server_address, e.transport;
 
 -- name: set_hour_peaks
 -- Sets the peaks of the staged hours of realms: the maximum over their slices.
@@ -361,11 +451,36 @@ FROM (
         ) - s.session_delta AS before
         FROM staged_hours h
         JOIN accounting.realm_peak_slices s USING (realm_id, starts_at)
+        WHERE s.dimension = 'realm'
     ) c
     GROUP BY realm_id, starts_at
 ) p
 WHERE u.realm_id = p.realm_id AND u.starts_at = p.starts_at
     AND u.peak_sessions <> p.peak_sessions;
+
+-- name: delete_dimension_peaks
+-- Deletes the peaks of servers and transports in the staged hours that are folded.
+DELETE FROM accounting.dimension_peaks_hourly p USING staged_hours h
+WHERE h.is_folded AND p.realm_id = h.realm_id AND p.starts_at = h.starts_at;
+
+-- name: insert_dimension_peaks
+-- Inserts the peaks of servers and transports in the staged hours that are folded: the maximum over
+-- their slices. The views compute those of the other hours, which change every other second.
+INSERT INTO accounting.dimension_peaks_hourly (realm_id, starts_at, dimension, name, peak_sessions)
+SELECT h.realm_id, h.starts_at, p.dimension, p.name, p.peak_sessions
+FROM staged_hours h
+CROSS JOIN LATERAL (
+    SELECT c.dimension, c.name, max(c.before + c.session_peak) AS peak_sessions
+    FROM (
+        SELECT s.dimension, s.name, s.session_peak, sum(s.session_delta) OVER (
+            PARTITION BY s.dimension, s.name ORDER BY s.slice_at
+        ) - s.session_delta AS before
+        FROM accounting.realm_peak_slices s
+        WHERE s.realm_id = h.realm_id AND s.starts_at = h.starts_at AND s.dimension <> 'realm'
+    ) c
+    GROUP BY c.dimension, c.name
+) p
+WHERE h.is_folded AND p.peak_sessions > 0;
 
 -- name: set_bucket_peaks
 -- Sets the peaks of the days or months of realms that the staged hours are in: the maximum over their

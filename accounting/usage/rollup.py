@@ -1,4 +1,4 @@
-"""The roll-up: adds queued usage deltas to the usage of users and realms.
+"""The roll-up: adds queued usage deltas to the usage of users, realms and servers.
 
 Deltas are taken and added in one transaction, so each counts once. The cost depends on what
 changed, not on the size of the hour, the month or the realm. Users' days and months get an hour
@@ -47,6 +47,7 @@ def _rollup_some(engine: Engine, limit: int) -> int:
     with lost_connections(), engine.begin() as connection:
         require_lock(connection, "rollup")
         changed = set(rollup_queries.dequeue_deltas(connection, limit))
+        changed.update(rollup_queries.dequeue_server_deltas(connection))
         slices = peaks.dequeue_slices(connection)
         changed.update((realm_id, starts_at) for realm_id, starts_at, _ in slices)
         due = rollup_queries.realms_to_fold(connection, FOLD_DELAY)

@@ -56,6 +56,13 @@ def dequeue_deltas(connection: Connection, limit: int) -> list[tuple[int, int]]:
         return cursor.execute(_QUERIES.driver("stage_realm_deltas")).fetchall()
 
 
+def dequeue_server_deltas(connection: Connection) -> list[tuple[int, int]]:
+    """Take and stage the queued server deltas, as :func:`dequeue_deltas`: there are only few."""
+    connection.execute(_QUERIES.text("create_staged_server_deltas"))
+    with binary_cursor(psycopg_connection(connection)) as cursor:
+        return cursor.execute(_QUERIES.driver("dequeue_server_deltas")).fetchall()
+
+
 def create_staged_deltas(connection: Connection) -> None:
     """Create the scratch table of deltas, for a caller that fills it itself."""
     connection.execute(_QUERIES.text("create_staged_deltas"))
@@ -109,6 +116,7 @@ def add_folded_hours(
     """Add hours to the days and months of users, and set the fold watermarks to ``untils``."""
     stage_hours(connection, hours, untils)
     _add_to_days_and_months(connection, "accounting", "user_usage_hourly")
+    set_dimension_peaks(connection)
     query = insert(fold_watermarks)
     connection.execute(
         query.on_conflict_do_update(
@@ -153,7 +161,7 @@ def stage_hours(
 
 
 def add_usage(connection: Connection, *, is_limited: bool) -> None:
-    """Add the staged deltas to the usage of users and realms.
+    """Add the staged deltas to the usage of users, realms and servers.
 
     ``is_limited``: there are limits, so that users are staged for their evaluation.
     """
@@ -169,6 +177,8 @@ def add_usage(connection: Connection, *, is_limited: bool) -> None:
     with prefer_index_scans(connection):
         for length in _REALM_BUCKETS:
             connection.execute(_QUERIES.text("add_realm_usage", **length))
+        connection.execute(_QUERIES.text("add_server_usage"))
+        connection.execute(_QUERIES.text("delete_empty_server_hours"))
     connection.execute(_QUERIES.text("note_last_hours"))
 
 
@@ -178,6 +188,13 @@ def _add_to_days_and_months(connection: Connection, schema: str, table: str) -> 
             connection.execute(
                 _QUERIES.text("add_user_usage", **length, schema=schema, table=table)
             )
+
+
+def set_dimension_peaks(connection: Connection) -> None:
+    """Set the peaks of servers and transports in the staged hours that are folded."""
+    with prefer_index_scans(connection):
+        connection.execute(_QUERIES.text("delete_dimension_peaks"))
+        connection.execute(_QUERIES.text("insert_dimension_peaks"))
 
 
 def queue_adjustments(connection: Connection) -> None:

@@ -309,6 +309,87 @@ BEGIN
 END
 $$;
 
+-- Usage by server and by transport. Peaks of hours that are not folded yet are computed from their
+-- slices. OFFSET 0: both are read once for each bucket.
+DO $$
+DECLARE
+    dimension text[];
+    level text[];
+BEGIN
+    FOREACH dimension SLICE 1 IN ARRAY
+        ARRAY[
+            ['server', 'server_address', 'server',
+                'Address of the server without the port; empty where coturn did not report it'],
+            ['transport', 'transport', 'transport',
+                'Transport between client and server as coturn reports it; empty where it did not']
+        ]
+    LOOP
+        FOREACH level SLICE 1 IN ARRAY ARRAY[['hourly', 'hour'], ['daily', 'day']]
+        LOOP
+            EXECUTE format($view$
+                CREATE VIEW reporting.%1$s_usage_%3$s AS
+                SELECT r.realm, h.name AS %2$s, b.starts_at, b.ends_at, b.time_zone,
+                    h.received_packets, h.received_bytes, h.sent_packets, h.sent_bytes,
+                    h.peer_received_packets, h.peer_received_bytes,
+                    h.peer_sent_packets, h.peer_sent_bytes,
+                    h.sessions_started, h.sessions_ended,
+                    h.session_microseconds * 0.000001 AS session_seconds, h.estimated_bytes,
+                    h.peak_sessions
+                FROM accounting.realms r
+                JOIN accounting.buckets b ON b.realm_id = r.realm_id AND b.level = %4$L
+                JOIN accounting.fold_watermarks f ON f.realm_id = r.realm_id
+                CROSS JOIN LATERAL (
+                    SELECT u.*, coalesce(p.peak_sessions, 0) AS peak_sessions
+                    FROM (
+                        SELECT %1$s AS name,
+                            sum(received_packets)::bigint AS received_packets,
+                            sum(received_bytes)::bigint AS received_bytes,
+                            sum(sent_packets)::bigint AS sent_packets,
+                            sum(sent_bytes)::bigint AS sent_bytes,
+                            sum(peer_received_packets)::bigint AS peer_received_packets,
+                            sum(peer_received_bytes)::bigint AS peer_received_bytes,
+                            sum(peer_sent_packets)::bigint AS peer_sent_packets,
+                            sum(peer_sent_bytes)::bigint AS peer_sent_bytes,
+                            sum(sessions_started)::bigint AS sessions_started,
+                            sum(sessions_ended)::bigint AS sessions_ended,
+                            sum(session_microseconds) AS session_microseconds,
+                            sum(estimated_bytes)::bigint AS estimated_bytes
+                        FROM accounting.server_usage_hourly
+                        WHERE realm_id = b.realm_id
+                            AND starts_at >= b.starts_at AND starts_at < b.ends_at
+                        GROUP BY %1$s
+                    ) u
+                    LEFT JOIN (
+                        SELECT name, max(peak_sessions)::bigint AS peak_sessions
+                        FROM (
+                            SELECT name, peak_sessions
+                            FROM accounting.dimension_peaks_hourly
+                            WHERE realm_id = b.realm_id AND dimension = %1$L
+                                AND starts_at >= b.starts_at AND starts_at < b.ends_at
+                            UNION ALL
+                            SELECT name, session_peak + sum(session_delta) OVER (
+                                PARTITION BY starts_at, name ORDER BY slice_at
+                            ) - session_delta
+                            FROM accounting.realm_peak_slices
+                            WHERE realm_id = b.realm_id AND dimension = %1$L
+                                AND b.ends_at > f.folded_until
+                                AND starts_at >= greatest(b.starts_at, f.folded_until)
+                                AND starts_at < b.ends_at
+                        ) c
+                        GROUP BY name
+                    ) p USING (name)
+                    OFFSET 0
+                ) h;
+                COMMENT ON VIEW reporting.%1$s_usage_%3$s IS
+                    'Usage of each realm by %5$s and %4$s of the realm''s time zone';
+            $view$, dimension[1], dimension[2], level[1], level[2], dimension[3]);
+            EXECUTE format('COMMENT ON COLUMN reporting.%s_usage_%s.%s IS %L',
+                dimension[1], level[1], dimension[2], dimension[4]);
+        END LOOP;
+    END LOOP;
+END
+$$;
+
 CREATE VIEW reporting.periods AS
 SELECT r.realm, p.period, p.starts_at, p.ends_at, p.time_zone,
     CASE WHEN p.closed_at IS NOT NULL THEN 'closed' WHEN w.waits_for = 'its end' THEN 'open'

@@ -32,10 +32,45 @@ CREATE TABLE accounting.usage_deltas (
     sessions_started bigint NOT NULL DEFAULT 0,
     sessions_ended bigint NOT NULL DEFAULT 0,
     session_microseconds bigint NOT NULL DEFAULT 0,
+    estimated_bytes bigint NOT NULL DEFAULT 0
+);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.usage_deltas TO turn_accounting_writer;
+
+-- The same changes by server and transport: a few rows for each batch. sessions_carried: sessions
+-- that turned out to continue into the hour. Rows are inserted and deleted, as in usage_deltas.
+CREATE TABLE accounting.server_deltas (
+    realm_id integer NOT NULL,
+    starts_at timestamptz NOT NULL,
+    server text COLLATE "C" NOT NULL,
+    transport text COLLATE "C" NOT NULL,
+    received_packets bigint NOT NULL DEFAULT 0,
+    received_bytes bigint NOT NULL DEFAULT 0,
+    sent_packets bigint NOT NULL DEFAULT 0,
+    sent_bytes bigint NOT NULL DEFAULT 0,
+    peer_received_packets bigint NOT NULL DEFAULT 0,
+    peer_received_bytes bigint NOT NULL DEFAULT 0,
+    peer_sent_packets bigint NOT NULL DEFAULT 0,
+    peer_sent_bytes bigint NOT NULL DEFAULT 0,
+    sessions_started bigint NOT NULL DEFAULT 0,
+    sessions_ended bigint NOT NULL DEFAULT 0,
+    session_microseconds bigint NOT NULL DEFAULT 0,
     estimated_bytes bigint NOT NULL DEFAULT 0,
     sessions_carried bigint NOT NULL DEFAULT 0
 );
-GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.usage_deltas TO turn_accounting_writer;
+GRANT SELECT, INSERT, DELETE ON accounting.server_deltas TO turn_accounting_writer;
+
+-- The server in an address that coturn reports, which has a port: empty if it is unknown. As
+-- accounting.domain.server_host.
+CREATE FUNCTION accounting.server_host(address text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE
+        WHEN address IS NULL THEN ''
+        WHEN starts_with(address, '[') THEN split_part(substr(address, 2), ']', 1)
+        WHEN strpos(substr(address, strpos(address, ':') + 1), ':') = 0
+            THEN split_part(address, ':', 1)
+        ELSE address
+    END
+$$;
 
 -- Slices of realms' hours in which a session's start or end changed since the last roll-up.
 -- Rows are inserted and deleted, as in usage_deltas.
@@ -50,14 +85,17 @@ GRANT SELECT, INSERT, DELETE ON accounting.peak_deltas TO turn_accounting_writer
 -- session_delta: by how many the open sessions grow from the start of the slice to its end.
 -- session_peak: the most by which they exceed those at its start. The row at -infinity counts the
 -- sessions open at the start of the hour. An hour without rows is counted as a whole; rows of old
--- hours are deleted.
+-- hours are deleted. Each for the realm, with an empty name, for its servers and for its transports.
 CREATE TABLE accounting.realm_peak_slices (
     realm_id integer NOT NULL,
     starts_at timestamptz NOT NULL,
     slice_at timestamptz NOT NULL,
+    dimension text COLLATE "C" NOT NULL,
+    name text COLLATE "C" NOT NULL,
     session_delta bigint NOT NULL,
     session_peak bigint NOT NULL,
-    CONSTRAINT realm_peak_slices_pkey PRIMARY KEY (realm_id, starts_at, slice_at)
+    CONSTRAINT realm_peak_slices_pkey
+        PRIMARY KEY (realm_id, starts_at, slice_at, dimension, name)
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.realm_peak_slices TO turn_accounting_writer;
 
@@ -113,6 +151,42 @@ BEGIN
 END
 $$;
 
+-- Usage by server and transport: the views sum it by either, and by day. server: its address without
+-- the port. Empty where coturn did not report it.
+CREATE TABLE accounting.server_usage_hourly (
+    realm_id integer NOT NULL,
+    starts_at timestamptz NOT NULL,
+    server text COLLATE "C" NOT NULL,
+    transport text COLLATE "C" NOT NULL,
+    received_packets bigint NOT NULL,
+    received_bytes bigint NOT NULL,
+    sent_packets bigint NOT NULL,
+    sent_bytes bigint NOT NULL,
+    peer_received_packets bigint NOT NULL,
+    peer_received_bytes bigint NOT NULL,
+    peer_sent_packets bigint NOT NULL,
+    peer_sent_bytes bigint NOT NULL,
+    sessions_started bigint NOT NULL,
+    sessions_ended bigint NOT NULL,
+    session_microseconds numeric NOT NULL,
+    estimated_bytes bigint NOT NULL,
+    CONSTRAINT server_usage_hourly_pkey PRIMARY KEY (realm_id, starts_at, server, transport)
+) WITH (fillfactor = 80);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.server_usage_hourly TO turn_accounting_writer;
+
+-- Peaks by server, and by transport, in hours that are folded: see fold_watermarks. They are in no sum
+-- of each other, so that each has its own row.
+CREATE TABLE accounting.dimension_peaks_hourly (
+    realm_id integer NOT NULL,
+    starts_at timestamptz NOT NULL,
+    dimension text COLLATE "C" NOT NULL
+        CONSTRAINT dimension_is_known CHECK (dimension IN ('server', 'transport')),
+    name text COLLATE "C" NOT NULL,
+    peak_sessions bigint NOT NULL,
+    CONSTRAINT dimension_peaks_hourly_pkey PRIMARY KEY (realm_id, starts_at, dimension, name)
+);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.dimension_peaks_hourly TO turn_accounting_writer;
+
 -- The time up to which the hours of a realm's users are added to their days and months. The current
 -- hour is only in the hourly table: usage that changes every other second then costs one update
 -- each time instead of three. last_hour_ends_at: the end of the last hour with usage; before it is
@@ -146,6 +220,25 @@ CREATE TABLE accounting.usage_corrections (
     CONSTRAINT usage_corrections_pkey PRIMARY KEY (realm_id, starts_at, user_key)
 ) WITH (fillfactor = 80);
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.usage_corrections TO turn_accounting_writer;
+
+-- dimension_peaks: with those of the hours that are not folded yet.
+CREATE VIEW accounting.dimension_peaks AS
+SELECT realm_id, starts_at, dimension, name, peak_sessions
+FROM accounting.dimension_peaks_hourly
+UNION ALL
+SELECT realm_id, starts_at, dimension, name, max(before + session_peak)
+FROM (
+    SELECT s.realm_id, s.starts_at, s.dimension, s.name, s.session_peak, sum(s.session_delta) OVER (
+        PARTITION BY s.realm_id, s.starts_at, s.dimension, s.name ORDER BY s.slice_at
+    ) - s.session_delta AS before
+    FROM accounting.fold_watermarks f
+    JOIN accounting.realm_peak_slices s
+        ON s.realm_id = f.realm_id AND s.starts_at >= f.folded_until
+    WHERE s.dimension <> 'realm'
+) c
+GROUP BY realm_id, starts_at, dimension, name
+HAVING max(before + session_peak) > 0;
+GRANT SELECT ON accounting.dimension_peaks TO turn_accounting_writer;
 
 -- user_days, user_months: the days and months of users, with the hours that are not folded yet.
 DO $$

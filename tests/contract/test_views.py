@@ -35,6 +35,12 @@ VIEWS: Final = {
         f"realm_usage_{length}": f"realm:text {BUCKET} {TOTALS} peak_sessions:bigint"
         for length in ("hourly", "daily", "monthly")
     },
+    **{
+        f"{dimension}_usage_{length}": f"realm:text {column}:text {BUCKET} {TOTALS}"
+        " peak_sessions:bigint"
+        for dimension, column in (("server", "server_address"), ("transport", "transport"))
+        for length in ("hourly", "daily")
+    },
     "unattributed_usage": "source:text realm:text username:text starts_at:time ends_at:time "
     + EIGHT.replace("bigint", "numeric"),
     "allocation_events": f"{REPORT} event:text lifetime:integer transport:text"

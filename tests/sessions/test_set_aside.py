@@ -179,7 +179,14 @@ def test_only_the_report_that_raises_is_missing_until_a_rebuild(
 
 def forget_what_was_settled(books: Books) -> None:
     """The books as if the reports had been loaded, and not one of them settled."""
-    for table in ("sessions", "session_usage", "usage_deltas", "peak_deltas", "settle_watermarks"):
+    for table in (
+        "sessions",
+        "session_usage",
+        "usage_deltas",
+        "server_deltas",
+        "peak_deltas",
+        "settle_watermarks",
+    ):
         books.query(f"WITH gone AS (DELETE FROM accounting.{table} RETURNING 1) SELECT 1")  # noqa: S608
 
 

@@ -22,6 +22,7 @@ SETTLED_TABLES: Final = (
     "sessions",
     "session_usage",
     "usage_deltas",
+    "server_deltas",
     "peak_deltas",
     "relay_threads",
     "feed_outbox",

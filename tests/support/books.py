@@ -323,13 +323,17 @@ def traffic_payload(
 
 
 def status_payload(
-    word: str, lifetime: int = 600, *, local: str | None = "192.0.2.1:3478"
+    word: str,
+    lifetime: int = 600,
+    *,
+    local: str | None = "192.0.2.1:3478",
+    transport: str = "UDP",
 ) -> bytes:
     """A payload of a status as coturn writes it; without addresses as before 4.6."""
     if word == "deleted":
         return b"deleted"
     addresses = (
-        f", type=UDP, local={local}, remote=198.51.100.7:50000, ssl=NONE, cipher=NONE"
+        f", type={transport}, local={local}, remote=198.51.100.7:50000, ssl=NONE, cipher=NONE"
         if local
         else ""
     )

@@ -126,6 +126,18 @@ CORRUPTIONS: Final = {
         ),
         ("realm_usage_hourly", "differs", "peak_sessions"),
     ),
+    "usage at a wrong server": (
+        "UPDATE accounting.server_usage_hourly SET server = '192.0.2.9'",
+        ("server_usage_hourly", "missing", ""),
+    ),
+    "a byte less of a transport": (
+        "UPDATE accounting.server_usage_hourly SET sent_bytes = sent_bytes - 1",
+        ("server_usage_hourly", "differs", "sent_bytes"),
+    ),
+    "a peak of a server too high": (
+        "UPDATE accounting.dimension_peaks_hourly SET peak_sessions = peak_sessions + 1",
+        ("dimension_peaks_hourly", "differs", "peak_sessions"),
+    ),
     "a bucket that ends early": (
         "UPDATE accounting.buckets SET ends_at = ends_at - interval '1 hour' WHERE level = 'day'",
         ("buckets", "differs", "day ends_at"),

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from accounting.domain.counters import COUNTERS
 from tests.support.books import Books, channel, status_payload, traffic_payload
+from tests.support.invariants import assert_servers_add_up
 
 SERVER_ADDRESS: Final = "192.0.2.1:3478"
 OTHER_SERVER_ADDRESS: Final = "192.0.2.2:3478"
@@ -30,18 +31,23 @@ class FakeAllocation:
     source: str = "default"
     database: int = 0
     server_address: str | None = SERVER_ADDRESS
+    transport: str = "UDP"
 
     def publish(self, seconds: float, suffix: str, payload: bytes) -> None:
         name = channel(suffix, user=self.user, realm=self.realm, allocation=self.allocation)
         self.books.receive(seconds, name, payload, source=self.source, database=self.database)
 
     def new(self, seconds: float, lifetime: int = 600) -> None:
-        self.publish(seconds, "status", status_payload("new", lifetime, local=self.server_address))
+        self._publish_status(seconds, "new", lifetime)
 
     def refreshed(self, seconds: float, lifetime: int = 600) -> None:
-        self.publish(
-            seconds, "status", status_payload("refreshed", lifetime, local=self.server_address)
+        self._publish_status(seconds, "refreshed", lifetime)
+
+    def _publish_status(self, seconds: float, word: str, lifetime: int) -> None:
+        payload = status_payload(
+            word, lifetime, local=self.server_address, transport=self.transport
         )
+        self.publish(seconds, "status", payload)
 
     def deleted(self, seconds: float) -> None:
         self.publish(seconds, "status", b"deleted")
@@ -71,6 +77,7 @@ def run_jobs_at(books: Books, until: float, *sources: str) -> None:
         books.advance_clock(until, source=source)
     books.run_jobs()
     books.assert_conserved()
+    assert_servers_add_up(books)
 
 
 def datetime_at(books: Books, seconds: float) -> datetime:

@@ -1,6 +1,8 @@
-"""The invariants of billing, for each user of a closed period.
+"""The invariants of the books, when nothing is queued.
 
-Statement + late usage = hours, and the usage.counted of the feed = statement.
+Sums by server = by transport = by user; no peak of a server is above that of its realm, and these
+peaks together are not below it. Of each user of a closed period: statement + late usage = hours,
+and the usage.counted of the feed = statement.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +17,30 @@ from tests.support.books import Books
 BILLED_NUMBERS: Final = (*COUNTERS, "session_seconds")
 COUNTED_NUMBERS: Final = (*BILLED_NUMBERS, "sessions_started", "sessions_ended", "estimated_bytes")
 LineKey = tuple[str, date, UUID]
+_NUMBERS: Final = ", ".join(f"sum({name}) AS {name}" for name in COUNTED_NUMBERS)
+_SUMS: Final = "SELECT realm, starts_at, {} FROM reporting.{} GROUP BY 1, 2 ORDER BY 1, 2"
+_WRONG_PEAKS: Final = """
+SELECT r.realm, r.starts_at, r.peak_sessions, p.highest, p.together
+FROM reporting.realm_usage_{1} r LEFT JOIN (
+    SELECT realm, starts_at, max(peak_sessions) AS highest, sum(peak_sessions) AS together
+    FROM reporting.{0}_usage_{1} GROUP BY 1, 2
+) p USING (realm, starts_at)
+WHERE r.peak_sessions NOT BETWEEN coalesce(p.highest, 0) AND coalesce(p.together, 0)
+"""
+
+
+def assert_servers_add_up(books: Books) -> None:
+    """By server and by transport, hour by hour and day by day."""
+    for length in ("hourly", "daily"):
+        of_users = _sums(books, f"user_usage_{length}")
+        for dimension in ("server", "transport"):
+            assert _sums(books, f"{dimension}_usage_{length}") == of_users, (dimension, length)
+            assert books.query(_WRONG_PEAKS.format(dimension, length)) == []
+
+
+def _sums(books: Books, view: str) -> list[dict[str, Any]]:
+    rows = books.query(_SUMS.format(_NUMBERS, view))
+    return [row for row in rows if any(row[name] for name in COUNTED_NUMBERS)]
 
 
 def sums_by_line(

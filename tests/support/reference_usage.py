@@ -4,7 +4,7 @@ Shares only `accounting.domain.calendar` with the service, which has its own tes
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -36,6 +36,10 @@ def assert_usage_follows_from_sessions_and_reports(shown: Shown) -> None:
     assert_bytes_count_in_the_hour_of_their_report(shown, hours)
     assert_estimates_equal_those_of_the_sessions(shown)
     assert_levels_are_sums(shown)
+    assert_servers_follow_from_sessions(shown, "server", host_of)
+    assert_servers_follow_from_sessions(
+        shown, "transport", lambda session: session["transport"] or ""
+    )
     peaks = {
         key: row["peak_sessions"]
         for key, row in by_bucket(shown["realm_usage_hourly"], "realm").items()
@@ -150,6 +154,43 @@ def assert_levels_are_sums(shown: Shown) -> None:
                 borders = calendar.bucket(level, to_micros(row["starts_at"]))
                 assert borders.starts_at == key[-1]
                 assert borders.ends_at == to_micros(row["ends_at"])
+
+
+def host_of(session: Mapping[str, Any]) -> str:
+    """The server of a session; all of the scenarios have an IPv4 address with a port."""
+    address: str = session["server_address"] or ""
+    return address.removesuffix(":3478")
+
+
+def assert_servers_follow_from_sessions(
+    shown: Shown, dimension: str, name_of: Callable[[Mapping[str, Any]], str]
+) -> None:
+    """The sums of all hours by server or transport are those of its sessions; so are its peaks."""
+    column = "server_address" if dimension == "server" else dimension
+    expected = defaultdict[object, Counter[str]](Counter)
+    sessions = defaultdict[str, list[Mapping[str, Any]]](list)
+    for session in shown["sessions"]:
+        name = name_of(session)
+        sessions[name].append(session)
+        expected[session["realm"], name].update({one: int(session[one]) for one in COUNTERS})
+        expected[session["realm"], name]["sessions_started"] += 1
+    for length, level in (("hourly", BucketLength.HOUR), ("daily", BucketLength.DAY)):
+        actual = defaultdict[object, Counter[str]](Counter)
+        peaks: dict[tuple[str, str, int], int] = {}
+        for row in shown[f"{dimension}_usage_{length}"]:
+            sums = actual[row["realm"], row[column]]
+            sums.update({one: int(row[one]) for one in (*COUNTERS, "sessions_started")})
+            if row["peak_sessions"]:
+                peaks[row["realm"], row[column], to_micros(row["starts_at"])] = row["peak_sessions"]
+        assert {key: +sums for key, sums in actual.items() if +sums} == {
+            key: +sums for key, sums in expected.items() if +sums
+        }
+        highest: dict[tuple[str, str, int], int] = {}
+        for name, of_name in sessions.items():
+            for (realm, hour), peak in expected_peaks(of_name).items():
+                start = CALENDARS[realm].bucket(level, hour).starts_at
+                highest[realm, name, start] = max(highest.get((realm, name, start), 0), peak)
+        assert peaks == highest
 
 
 def expected_peaks(sessions: Rows) -> dict[tuple[str, int], int]:

@@ -3,10 +3,20 @@
 A closed period is billed by its statement (``schema.billing``), not by these tables.
 """
 
+from typing import Final
+
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, Table, Text, Uuid, text
 
 from accounting.db.schema.columns import metadata, timestamp, usage_sums, view_like
 from accounting.domain.counters import COUNTERS
+
+_DELTAS: Final = (
+    *COUNTERS,
+    "sessions_started",
+    "sessions_ended",
+    "session_microseconds",
+    "estimated_bytes",
+)
 
 usage_deltas = Table(
     "usage_deltas",
@@ -14,16 +24,19 @@ usage_deltas = Table(
     Column("realm_id", Integer, nullable=False),
     Column("user_key", Uuid, nullable=False),
     Column("starts_at", timestamp, nullable=False),
+    *(Column(name, BigInteger, nullable=False, server_default=text("0")) for name in _DELTAS),
+)
+
+server_deltas = Table(
+    "server_deltas",
+    metadata,
+    Column("realm_id", Integer, nullable=False),
+    Column("starts_at", timestamp, nullable=False),
+    Column("server", Text, nullable=False),
+    Column("transport", Text, nullable=False),
     *(
         Column(name, BigInteger, nullable=False, server_default=text("0"))
-        for name in (
-            *COUNTERS,
-            "sessions_started",
-            "sessions_ended",
-            "session_microseconds",
-            "estimated_bytes",
-            "sessions_carried",
-        )
+        for name in (*_DELTAS, "sessions_carried")
     ),
 )
 
@@ -41,6 +54,8 @@ realm_peak_slices = Table(
     Column("realm_id", Integer, primary_key=True),
     Column("starts_at", timestamp, primary_key=True),
     Column("slice_at", timestamp, primary_key=True),
+    Column("dimension", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
     Column("session_delta", BigInteger, nullable=False),
     Column("session_peak", BigInteger, nullable=False),
 )
@@ -121,3 +136,26 @@ realm_usage = {
     )
     for length in ("hourly", "daily", "monthly")
 }
+
+server_usage_hourly = Table(
+    "server_usage_hourly",
+    metadata,
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
+    Column("starts_at", timestamp, primary_key=True),
+    Column("server", Text, primary_key=True),
+    Column("transport", Text, primary_key=True),
+    *usage_sums(),
+)
+
+dimension_peaks_hourly = Table(
+    "dimension_peaks_hourly",
+    metadata,
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
+    Column("starts_at", timestamp, primary_key=True),
+    Column("dimension", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("peak_sessions", BigInteger, nullable=False),
+)
+
+# With the hours that are not folded yet.
+dimension_peaks = view_like(dimension_peaks_hourly, "dimension_peaks")

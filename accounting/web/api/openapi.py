@@ -23,6 +23,11 @@ _VIEWS: Final[Mapping[str, tuple[str, str]]] = {
     "Session": ("sessions", "An allocation that coturn confirmed."),
     "UserUsage": ("user_usage_monthly", "The usage of a user in an hour, day or month."),
     "RealmUsage": ("realm_usage_monthly", "The usage of a realm in an hour, day or month."),
+    "ServerUsage": ("server_usage_daily", "The usage at a server in an hour, day or month."),
+    "TransportUsage": (
+        "transport_usage_daily",
+        "The usage over a transport in an hour, day or month.",
+    ),
     "Period": ("periods", "A billing period."),
     "Statement": ("statements", "A line of a closed period: the usage of a user."),
     "Adjustment": ("adjustments", "A change of a closed period after the close."),

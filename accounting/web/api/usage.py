@@ -8,7 +8,7 @@ from starlette.responses import Response
 from accounting.errors import UsageError
 from accounting.reporting import usage_queries
 from accounting.reporting.filters import PARAMETER, bucket_length, time_span, usage_subject
-from accounting.reporting.usage_queries import REALM_USAGE_KEY, UNATTRIBUTED_KEY, USER_USAGE_KEY
+from accounting.reporting.usage_queries import UNATTRIBUTED_KEY, USAGE_KEYS
 from accounting.reporting.view_query import TRAFFIC, Arrangement, Row
 from accounting.web.api.listing import (
     MAX_LIMIT,
@@ -24,7 +24,12 @@ from accounting.web.books import BooksDependency
 router = APIRouter(tags=["usage"])
 
 
-@router.get("/usage", responses=describe_list("UserUsage", "RealmUsage", more=COUNTED_UNTIL))
+@router.get(
+    "/usage",
+    responses=describe_list(
+        "UserUsage", "RealmUsage", "ServerUsage", "TransportUsage", more=COUNTED_UNTIL
+    ),
+)
 def list_usage(
     books: BooksDependency,
     wanted: ListParameters,
@@ -33,14 +38,16 @@ def list_usage(
     user_key: UserKey = None,
     since: Since = None,
     until: Until = None,
-    by: Annotated[str, Query(description="What an item is of: user or realm.")] = "user",
+    by: Annotated[
+        str, Query(description="What an item is of: user, realm, server or transport.")
+    ] = "user",
     per: Annotated[str, Query(description="What an item spans: hour, day or month.")] = "month",
     top: Annotated[
         int | None,
         Query(ge=1, le=MAX_LIMIT, description="Instead of pages: the items with most traffic."),
     ] = None,
 ) -> Response:
-    """Usage of users or realms by hour, day or month, oldest first.
+    """Usage by user, realm, server or transport, by hour, day or month, oldest first.
 
     Times without an offset are in the realm's time zone. A month or day that since or until cuts
     counts from there on, or up to there. A time with an offset cuts none.
@@ -49,7 +56,7 @@ def list_usage(
     wanted = wanted.pinned(books, begin, end)
     subject = usage_subject(by, dashes=PARAMETER)
     length = bucket_length(per, dashes=PARAMETER)
-    if subject == "realm" and (user is not None or user_key is not None):
+    if subject != "user" and (user is not None or user_key is not None):
         raise UsageError("user and user_key go with by=user")
     if top is not None and wanted.limit is not None:
         raise UsageError("top goes without limit: it is one")
@@ -76,7 +83,7 @@ def list_usage(
         if not rows:
             check()
         return rows_response(wanted, rows, progress)
-    key = USER_USAGE_KEY if subject == "user" else REALM_USAGE_KEY
+    key = USAGE_KEYS[subject]
     return list_response(wanted, key, by_key(key, read), if_empty=check, progress=books.progress)
 
 

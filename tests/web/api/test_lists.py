@@ -47,6 +47,8 @@ COMMANDS: Final = {
     "usage?per=day&since=2026-11-02T12:00&until=2026-11-03": "usage --per day"
     " --since 2026-11-02T12:00 --until 2026-11-03",
     "usage?by=realm&per=hour": "usage --by realm --per hour",
+    "usage?by=server&per=hour": "usage --by server --per hour",
+    "usage?by=transport": "usage --by transport",
     "usage?top=1": "usage --top 1",
     "periods": "period list",
     "statements?realm=example.org&period=2026-10-01": "statement example.org 2026-10-01",
