@@ -68,6 +68,7 @@ EXPECTED: Final[dict[str, list[tuple[Any, ...]]]] = {
         ("alice", "month", 239_000, 200_000, Decimal("119.5")),
         ("bob", "month", 48_200, 200_000, Decimal("24.1")),
     ],
+    "12. Load per server": [("192.0.2.1", 287_200, 4, 1)],
 }  # fmt: skip
 MORE_USERS: Final = """
 INSERT INTO accounting.users
@@ -97,7 +98,7 @@ def test_the_page_has_the_queries_that_are_proved_here() -> None:
     assert list(QUERIES) == sorted(
         [*EXPECTED, LAG_HEADING], key=lambda heading: int(heading.split(".")[0])
     )
-    assert len(QUERIES) == PAGE.count("```sql") == 11
+    assert len(QUERIES) == PAGE.count("```sql") == 12
 
 
 @pytest.mark.parametrize("heading", EXPECTED)

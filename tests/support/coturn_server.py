@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from accounting.embedded import child
@@ -26,10 +27,11 @@ def is_installed() -> bool:
 
 
 class TurnServer(Server):
-    """Debian's turnserver on 127.0.0.1, publishing to the Redis at `redis_port`.
+    """Debian's turnserver on a loopback address, publishing to the Redis at `redis_port`.
 
     With ``secret`` it accepts TURN REST credentials, otherwise the long-term credentials of
-    ``users`` (name to password). With ``cli_password`` its command line is at ``cli_port``. Each
+    ``users`` (name to password). With ``certificate``, of ``key``, it also takes TLS at
+    ``tls_port``. With ``cli_password`` its command line is at ``cli_port``. Each
     start writes its own log: each process numbers sessions from 1.
     """
 
@@ -44,9 +46,16 @@ class TurnServer(Server):
         redis_password: str = "",
         relay_threads: int = 2,
         cli_password: str | None = None,
+        address: str = ADDRESS,
+        certificate: Path | None = None,
+        key: Path | None = None,
         options: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self.address = address
+        self.certificate = certificate
+        self.key = key
+        self.tls_port = free_port()
         self.redis_port = redis_port
         self.users = dict(users or {})
         self.secret = secret
@@ -74,11 +83,15 @@ class TurnServer(Server):
         command_line = ["--no-cli"]
         if self.cli_password is not None:
             command_line = [f"--cli-port={self.cli_port}", f"--cli-password={self.cli_password}"]
+        secure = ["--no-tls"]
+        if self.certificate is not None:
+            secure = [f"--tls-listening-port={self.tls_port}"]
+            secure += [f"--cert={self.certificate}", f"--pkey={self.key}"]
         return [
             "turnserver",
             "-n",
             "--verbose",
-            f"--listening-ip={ADDRESS}",
+            f"--listening-ip={self.address}",
             f"--listening-port={self.port}",
             f"--relay-ip={ADDRESS}",
             f"--min-port={self.first_relay_port}",
@@ -89,7 +102,7 @@ class TurnServer(Server):
             f"--redis-statsdb={statsdb}",
             "--allow-loopback-peers",
             *command_line,
-            "--no-tls",
+            *secure,
             "--no-dtls",
             "--no-rfc5780",
             # A file, because standard output is buffered and a kill would lose its end.
@@ -166,6 +179,8 @@ def client_command(
     *,
     peer_port: int | None = None,
     tcp: bool = False,
+    tls: bool = False,
+    address: str | None = None,
     tcp_relay: bool = False,
     messages: int = 50,
     size: int = 200,
@@ -177,9 +192,11 @@ def client_command(
     """The command of turnutils_uclient.
 
     With a peer each client has one allocation. Without a peer, clients send to one another in
-    pairs, so their number is rounded up to an even one.
+    pairs, so their number is rounded up to an even one. ``address``: another one of the server.
     """
-    command = ["turnutils_uclient", "-c", "-p", str(server.port), "-L", ADDRESS]
+    address = address or server.address
+    port = server.tls_port if tls else server.port
+    command = ["turnutils_uclient", "-c", "-p", str(port), "-L", address]
     command += ["-n", str(messages), "-l", str(size), "-z", str(interval_ms)]
     if tcp_relay:
         command += ["-T", "-m", str(clients + clients % 2)]
@@ -187,11 +204,13 @@ def client_command(
         command += ["-y", "-m", str(clients + clients % 2)]
     else:
         command += ["-e", ADDRESS, "-r", str(peer_port), "-m", str(clients)]
-    if tcp:
+    if tcp or tls:
         command.append("-t")
+    if tls:
+        command.append("-S")
     command += ["-u", user]
     command += ["-W", secret] if secret is not None else ["-w", password]
-    return [*command, *options, ADDRESS]
+    return [*command, *options, address]
 
 
 def run_client(
@@ -200,6 +219,8 @@ def run_client(
     password: str = "",
     *,
     tcp: bool = False,
+    tls: bool = False,
+    address: str | None = None,
     messages: int = 50,
     size: int = 200,
     clients: int = 1,
@@ -223,6 +244,8 @@ def run_client(
                 password,
                 peer_port=echo.port if peer else None,
                 tcp=tcp,
+                tls=tls,
+                address=address,
                 messages=messages,
                 size=size,
                 clients=clients,

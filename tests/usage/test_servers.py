@@ -81,7 +81,7 @@ def test_usage_is_summed_by_server_without_the_port_and_by_transport(books: Book
     ]
     assert shown(books, "transport_usage_daily") == [
         ("TLS/TCP", midnight, 500, 1, 1, 198, 1),
-        ("UDP", midnight, 1500, 2, 2, HOUR + 203, 2),
+        ("UDP", midnight, 1500, 2, 2, HOUR + 201, 2),
     ]
     assert_verified(books)
 

@@ -246,7 +246,7 @@ def test_the_longest_names_have_cursors_that_fit_in_an_address() -> None:
         ("sessions?realm=%00", 400, "NUL"),
         ("sessions?realm=%ff", 400, "not UTF-8"),
         ("sessions?realm=%ed%a0%80", 400, "not UTF-8"),
-        ("usage?by=day", 400, "by 'day': expected user or realm"),
+        ("usage?by=day", 400, "by 'day': expected user, realm, server or transport"),
         ("usage?by=realm&user=x", 400, "by=user"),
         ("usage?user_key=x", 400, "user_key: "),
         ("usage?top=3&limit=3", 400, "top goes without limit"),
