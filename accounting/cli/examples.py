@@ -145,7 +145,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "webhook rotate": (
         "turn-accounting webhook rotate 1",
-        "turn-accounting webhook rotate 1 --overlap 7d",
+        "turn-accounting webhook rotate 2 --overlap 7d",
     ),
     "webhook enable": (
         "turn-accounting webhook enable 1",

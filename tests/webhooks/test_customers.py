@@ -230,7 +230,8 @@ def test_erasing_a_user_erases_what_engines_answered_about_them(books: Books) ->
             ),
             (
                 "UPDATE accounting.webhooks SET last_failure = 'HTTP 422: no customer alice',"
-                " disabled_at = now(), disabled_reason = '5 days: HTTP 422: no customer alice'"
+                " disabled_at = now(), disabled_cause = 'failing',"
+                " disabled_reason = '5 days: HTTP 422: no customer alice'"
             ),
         ):
             connection.execute(text(statement), values)
