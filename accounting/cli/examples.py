@@ -136,7 +136,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
         "turn-accounting webhook deliveries --refused --csv",
     ),
     "webhook replay": (
-        "turn-accounting webhook replay 1 --since 2026-11-20",
+        "turn-accounting webhook replay 1 --since 2026-11-02",
         "turn-accounting webhook replay 2 --after 3",
     ),
     "webhook customers": (
@@ -145,7 +145,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "webhook rotate": (
         "turn-accounting webhook rotate 1",
-        "turn-accounting webhook rotate 2 --overlap 7d",
+        "turn-accounting webhook rotate 2 --key-file lago.key",
     ),
     "webhook enable": (
         "turn-accounting webhook enable 1",

@@ -320,10 +320,20 @@ def rotate(
             "--overlap", metavar="TIME", help="So long the old secret signs too: 90m, 7d."
         ),
     ] = "24h",
+    key_file: Annotated[
+        str | None,
+        typer.Option("--key-file", metavar="FILE", help="File with an engine's key; - stdin."),
+    ] = None,
 ) -> None:
-    """Give an endpoint another secret, which is printed once."""
+    """Give an endpoint another secret, which is printed once; or an API key."""
     from accounting.webhooks import endpoints
 
+    if key_file is not None:
+        key = read_key(key_file)
+        with writer_engine(command_settings()) as engine:
+            endpoints.set_api_key(engine, number, key)
+        write_message(f"webhook {number} has another API key")
+        return
     seconds = parse_span("--overlap", overlap)
     with writer_engine(command_settings()) as engine:
         secret, until = endpoints.rotate_secret(engine, number, seconds)

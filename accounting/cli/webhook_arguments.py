@@ -38,11 +38,12 @@ def parse_types(text: str | None) -> Sequence[str] | None:
         return None
     from accounting.feed.outbox import EVENT_TYPES
 
-    types = [word.strip() for word in text.split(",") if word.strip()]
+    types = [word.strip() for word in text.split(",")]
     unknown = [word for word in types if word not in EVENT_TYPES]
-    if unknown or not types:
-        named = visible(unknown[0]) if unknown else ""
-        raise UsageError(f"--types {named!r}: expected some of {', '.join(EVENT_TYPES)}")
+    if unknown:
+        raise UsageError(
+            f"--types {visible(unknown[0])!r}: expected some of {', '.join(EVENT_TYPES)}"
+        )
     return list(dict.fromkeys(types))
 
 

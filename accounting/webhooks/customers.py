@@ -17,6 +17,7 @@ from accounting.db.queries import Queries
 from accounting.db.schema import installation
 from accounting.domain.human_text import visible
 from accounting.domain.identity import user_key
+from accounting.domain.spreadsheet_text import unescape_formulas
 from accounting.domain.text_escaping import unescape
 from accounting.errors import UsageError
 from accounting.feed.reader import FeedEvent
@@ -159,22 +160,28 @@ def _key(row: Mapping[str, str], identity_key: bytes, line: int) -> UUID:
     """The user of a line: by its key, or by its names, which must be of the same user."""
     text = row.get("user_key", "")
     realm, user = row.get("realm", ""), row.get("user", "")
-    named = UUID(bytes=user_key(identity_key, unescape(realm), unescape(user)))
     if "user_key" not in row:
-        return named
+        return _key_of_names(realm, user, identity_key)
     try:
         key = UUID(text)
     except ValueError:
         shown = visible(text)
         raise UsageError(f"line {line}: '{shown}' is not a user_key, which is a UUID") from None
-    if (realm or user) and key != named:
+    printed = unescape_formulas(realm), unescape_formulas(user)
+    keys = (_key_of_names(*names, identity_key) for names in ((realm, user), printed))
+    if (realm or user) and key not in keys:
         raise UsageError(
             f"line {line}: the user_key is not that of '{visible(user)}' in '{visible(realm)}'"
         )
     return key
 
 
+def _key_of_names(realm: str, user: str, identity_key: bytes) -> UUID:
+    return UUID(bytes=user_key(identity_key, unescape(realm), unescape(user)))
+
+
 def _customer(text: str, line: int) -> str:
+    text = unescape_formulas(text)
     if len(text) > MAX_CUSTOMER_LENGTH or text != visible(text) or text != text.strip():
         raise UsageError(
             f"line {line}: '{visible(text[:MAX_CUSTOMER_LENGTH])}': expected a customer of at most "

@@ -121,6 +121,7 @@ class EndpointDelivery:
                 self._write(None, failure=f"an error of this program: {type(error).__name__}")
             positions.release(self._engine, self._leased)
         except LeaseLost:
+            positions.end_wait(self._engine, self._leased)
             log.debug("a webhook is delivered by another process", webhook=self._number)
         return self._delivered
 

@@ -18,7 +18,7 @@ from accounting.identities.realm_queries import find_realm
 from accounting.usage.counted_usage import start_metering
 from accounting.webhooks.customers import write_customers
 from accounting.webhooks.endpoint import Endpoint, shown_url
-from accounting.webhooks.endpoint_numbers import unknown_endpoint
+from accounting.webhooks.endpoint_numbers import read_format, unknown_endpoint
 from accounting.webhooks.formats.options import METERING_TYPES, FormatName
 from accounting.webhooks.signing import new_secret
 
@@ -65,6 +65,8 @@ def add_endpoint(
     with lost_connections(), engine.begin() as connection:
         if name.is_metering:
             start_metering(connection, datetime(2000, 1, 1, tzinfo=UTC))
+        if since is not None and not name.is_metering and since > database_now(connection):
+            raise UsageError(f"--since {since:%Y-%m-%d %H:%M} UTC is later than now")
         counted_from = None
         if name.is_metering and not from_start:
             counted_from = database_now(connection) if since is None else since
@@ -141,6 +143,11 @@ def rotate_secret(engine: Engine, number: int, overlap_seconds: float) -> tuple[
     """
     secret = new_secret()
     with lost_connections(), engine.connect() as connection:
+        name = read_format(connection, number)
+        if FormatName(name).is_metering:
+            raise UsageError(
+                f"webhook {number} has no secret, as its format is {name}: expected --key-file"
+            )
         query = _QUERIES.text("overlap_until")
         earlier = connection.execute(query, {"number": number}).scalar_one_or_none()
     if earlier is not None and overlap_seconds > 0:
@@ -150,6 +157,17 @@ def rotate_secret(engine: Engine, number: int, overlap_seconds: float) -> tuple[
         )
     values = {"secret": secret, "overlap_seconds": overlap_seconds}
     return secret, _change(engine, "rotate_secret", number, **values).previous_until
+
+
+def set_api_key(engine: Engine, number: int, api_key: str) -> None:
+    """Give an engine's endpoint another API key. Raises UsageError for one that has none."""
+    with lost_connections(), engine.begin() as connection:
+        name = read_format(connection, number)
+        if not FormatName(name).is_metering:
+            raise UsageError(
+                f"--key-file: webhook {number} has no API key, as its format is {name}"
+            )
+        _change_row(connection, "set_api_key", number, api_key=api_key)
 
 
 def enable_endpoint(engine: Engine, number: int) -> str:
@@ -175,6 +193,8 @@ def replay_events(
     """
     with lost_connections(), engine.begin() as connection:
         last_seq: int = connection.execute(_QUERIES.text("last_seq")).scalar_one()
+        if since is not None and since > database_now(connection):
+            raise UsageError(f"--since {since:%Y-%m-%d %H:%M} UTC is later than now")
         seq = _position(connection, since) if after is None else after
         if seq > last_seq:
             raise UsageError(f"--after {seq}: the feed ends at {last_seq}")

@@ -9,6 +9,7 @@ No error contains a URL's path or query, which may be a secret, nor anything tha
 """
 
 import functools
+import logging
 import os
 import re
 import select
@@ -32,6 +33,8 @@ import httpcore
 from accounting.errors import AccountingError, UsageError
 from accounting.webhooks.message import Request, Response
 
+logging.getLogger("httpcore").setLevel(logging.INFO)  # its debug records have header fields
+
 CONNECT_SECONDS: Final = 10.0
 """For resolving the name, connecting and TLS."""
 TOTAL_SECONDS: Final = 15.0
@@ -46,6 +49,7 @@ EXPECTED_URL: Final = "expected https://host/path, without a user, a password or
 _URL: Final = re.compile(r"[\x21-\x7e]+")
 _LABEL: Final = r"[A-Za-z0-9_-]{1,63}"
 _HOST: Final = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
+_BRACKETED: Final = re.compile(r"\[[^\[\]]*\](:\d*)?")
 _SECONDS: Final = re.compile(r"\d{1,9}")
 
 _SPECIAL_V4: Final[Sequence[tuple[IPv4Network, str]]] = [
@@ -159,7 +163,10 @@ def split_url(url: str) -> Target:
     if "#" in url:
         raise ValueError(f"a fragment in it: {EXPECTED_URL}")
     host = parts.hostname or ""
-    is_host = _is_ipv6(host) if "[" in parts.netloc else _HOST.fullmatch(host)
+    has_brackets = "[" in parts.netloc or "]" in parts.netloc
+    is_host = _is_ipv6(host) if has_brackets else _HOST.fullmatch(host)
+    if has_brackets and not _BRACKETED.fullmatch(parts.netloc):
+        is_host = False
     if not is_host or port == 0:
         raise ValueError(f"its host or port is not valid: {EXPECTED_URL}")
     scheme: Literal["http", "https"] = "https" if parts.scheme == "https" else "http"
@@ -351,12 +358,12 @@ class _Network(httpcore.NetworkBackend):
         with suppress(ValueError):
             address = ip_address(host)
             return [(host, port, 0, 0) if isinstance(address, IPv6Address) else (host, port)]
-        results: SimpleQueue[Sequence[SocketAddress] | OSError] = SimpleQueue()
+        results: SimpleQueue[Sequence[SocketAddress] | OSError | UnicodeError] = SimpleQueue()
 
         def run() -> None:
             try:
                 results.put(self._resolver(host, port))
-            except OSError as error:
+            except (OSError, UnicodeError) as error:  # of a label that is no IDNA
                 results.put(error)
 
         threading.Thread(target=run, name="resolve", daemon=True).start()
@@ -364,6 +371,8 @@ class _Network(httpcore.NetworkBackend):
             result = results.get(timeout=self.connect_seconds_left())
         except Empty:
             raise self.late_connection() from None
+        if isinstance(result, UnicodeError):
+            raise SendFailed(f"{host}: not a name that can be looked up", "name") from result
         if isinstance(result, OSError):
             raise SendFailed(f"{host}: {result.strerror}", "name") from result
         return result

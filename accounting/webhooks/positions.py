@@ -113,6 +113,12 @@ def release(engine: Engine, leased: Leased) -> None:
         connection.execute(_QUERIES.text("release"), _key(leased))
 
 
+def end_wait(engine: Engine, leased: Leased) -> None:
+    """Say that this delivery, whose lease was taken away, sends no more."""
+    with lost_connections(), engine.begin() as connection:
+        connection.execute(_QUERIES.text("end_wait"), {"number": leased.endpoint.number})
+
+
 def read_page(
     engine: Engine, leased: Leased, after: int, seqs_ahead: Collection[int]
 ) -> Page | None:

@@ -102,6 +102,11 @@ ON CONFLICT ON CONSTRAINT webhook_refusals_pkey DO NOTHING;
 UPDATE accounting.webhooks SET lease = NULL, leased_until = accounting.database_now()
 WHERE number = :number AND lease = :lease;
 
+-- name: end_wait
+-- Lets the next delivery begin, when that of a lease which was taken away has ended.
+UPDATE accounting.webhooks SET leased_until = accounting.database_now()
+WHERE number = :number AND lease IS NULL AND leased_until > accounting.database_now();
+
 -- name: disable
 -- Disables an endpoint, while the lease is this process'.
 UPDATE accounting.webhooks
@@ -214,6 +219,11 @@ customers AS (
 )
 DELETE FROM accounting.webhooks WHERE number = :number RETURNING number;
 
+-- name: set_api_key
+-- Gives an endpoint another API key; a delivery that is under way ends.
+UPDATE accounting.webhooks SET api_key = :api_key, version = version + 1
+WHERE number = :number RETURNING number;
+
 -- name: overlap_until
 -- Until when an earlier secret of an endpoint signs as well; null or no row if none does.
 SELECT previous_until AT TIME ZONE 'UTC' FROM accounting.webhooks
@@ -246,14 +256,15 @@ enabled AS (
 SELECT state, disabled_cause FROM before;
 
 -- name: replay
--- Sets an endpoint to a number, and takes the lease of a delivery that is under way. Forgets the
--- refusals after it: those events are sent again.
+-- Sets an endpoint to a number. A delivery that is under way can write nothing any more, and the next
+-- one begins when its lease is over, so that no two requests are under way. Forgets the refusals after
+-- the number: those events are sent again.
 WITH refusals AS (
     DELETE FROM accounting.webhook_refusals WHERE number = :number AND seq > :seq
 )
 UPDATE accounting.webhooks
 SET seq = :seq, seqs_ahead = '{}', history = reporting.feed_history(:seq), lease = NULL,
-    leased_until = NULL, disabled_at = NULL, disabled_cause = NULL, disabled_reason = NULL,
+    disabled_at = NULL, disabled_cause = NULL, disabled_reason = NULL,
     failures = 0, failing_since = NULL, last_failure = NULL, next_attempt_at = NULL, in_doubt_since = NULL, version = version + 1
 WHERE number = :number RETURNING number;
 

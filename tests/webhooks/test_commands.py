@@ -70,7 +70,6 @@ def test_events_of_before_are_delivered_where_they_are_asked_for(
     post_and_number(books, "1", "2")
     for path, *options in (
         ("/now",), ("/start", "--from-start"), ("/since", "--since", "1h"),
-        ("/future", "--since", "2100-01-01"),
     ):  # fmt: skip
         receiver.behave(path, do="answer")
         result = webhook(books, "add", receiver.url(path), "--allow-private", *options)
@@ -78,8 +77,10 @@ def test_events_of_before_are_delivered_where_they_are_asked_for(
     assert deliver(books.engine) == 4
     for path in ("/start", "/since"):
         assert taken_events(receiver, path) == ["1", "2"]
-    for path in ("/now", "/future"):
-        assert taken_events(receiver, path) == []
+    assert taken_events(receiver, "/now") == []
+    for command in (f"add {receiver.url('/future')} --allow-private", "replay 1"):
+        future = webhook(books, *command.split(), "--since", "2100-01-01")
+        assert future.error_line == "--since 2100-01-01 00:00 UTC is later than now"
 
 
 @pytest.mark.parametrize(
@@ -92,6 +93,8 @@ def test_events_of_before_are_delivered_where_they_are_asked_for(
         ("billing.example.org", "expected https"),
         ("https://billing.example.org/ --types session.end", "expected some of session.ended"),
         ("https://billing.example.org/ --types ,", "expected some of"),
+        ("https://billing.example.org/ --types session.ended,,", "expected some of"),
+        ("https://[::1].example.org/", "its host or port is not valid"),
         ("https://billing.example.org/ --realm nowhere", "no realm 'nowhere' is known"),
         ("https://billing.example.org/ --format xml", "expected standard"),
         ("https://billing.example.org/ --batch 0", "expected 1 or more"),
@@ -219,3 +222,10 @@ def test_since_is_a_time_in_the_zone_of_the_realm_and_what_it_cuts_is_said(
         assert ("part" in added.error_line) == ("part" in words)
         *_, row = webhook(books, "list", "--json").rows
         assert row["counted_from"].startswith(counted_from)
+    assert "expected --key-file" in webhook(books, "rotate", "1").error_line
+    key.write_text("another-key")
+    assert webhook(books, "rotate", "1", "--key-file", str(key)).code == 0
+    assert webhook_row(books, 1)["api_key"] == "another-key"
+    assert webhook(books, "add", url).code == 0
+    refused = webhook(books, "rotate", "4", "--key-file", str(key))
+    assert "webhook 4 has no API key" in refused.error_line

@@ -123,7 +123,7 @@ def test_the_command_sets_and_prints_the_table(books: Books, tmp_path: Path) -> 
     printed = turn_accounting("webhook", "customers", number, database_url=url)
     key = keys_by_user(books)["bob"]
     assert printed.out == f"realm,user,user_key,customer\nexample.org,bob,{key},cus_b\n"
-    unused = "realm,user,customer\nexample.org,later,cus_l\n"
+    unused = "realm,user,customer\nexample.org,later,+491\n"
     file.write_text(unused)
     assert turn_accounting("webhook", "customers", number, str(file), database_url=url).code == 0
     before = turn_accounting("webhook", "customers", number, database_url=url).out

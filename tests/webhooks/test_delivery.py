@@ -254,8 +254,10 @@ def test_a_replay_or_a_removal_ends_a_delivery_that_is_under_way(
     for path in ("/replayed", "/removed"):
         receiver.behave(path, do="hold")
     with running_delivery(books) as delivered:
-        wait_until(lambda: len(receiver.requests()) >= 2 and has_waiting(receiver, "/removed"))
+        wait_until(lambda: has_waiting(receiver, "/replayed") and has_waiting(receiver, "/removed"))
         replay_events(books.engine, replayed, after=0)
+        assert deliver(books.engine) == 0  # not beside the request that is under way
+        assert len(receiver.requests("/replayed")) == 1
         remove_endpoint(books.engine, removed)
         for path in ("/replayed", "/removed"):
             receiver.behave(path, do="answer")
