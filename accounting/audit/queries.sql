@@ -421,6 +421,19 @@ JOIN accounting.periods p
     ON p.realm_id = h.realm_id AND h.starts_at >= p.starts_at AND h.starts_at < p.ends_at
 WHERE p.closed_at IS NOT NULL;
 
+-- name: delete_server_load
+-- Deletes the numbers of open sessions at the servers of a realm.
+DELETE FROM accounting.server_load WHERE realm_id = :realm_id;
+
+-- name: insert_server_load
+-- Counts the open sessions at the servers of a realm from their hours.
+INSERT INTO accounting.server_load (realm_id, server, live_sessions)
+SELECT realm_id, server, sum(sessions_started - sessions_ended)
+FROM accounting.server_usage_hourly
+WHERE realm_id = :realm_id
+GROUP BY realm_id, server
+HAVING sum(sessions_started - sessions_ended) <> 0;
+
 -- name: last_recomputed_hour
 -- The end of the last recomputed hour of a realm.
 SELECT max(ends_at) FROM recomputed_buckets WHERE realm_id = :realm_id AND level = 'hour';

@@ -137,3 +137,12 @@ def with_totals(lines: ViewQuery) -> ViewQuery:
 
 def _of_key(query: ViewQuery, user_key: UUID) -> ViewQuery:
     return query.where("user_key = %(user_key)s", user_key=user_key)
+
+
+def user_peak(realm: str, user_key: UUID, since: datetime) -> ViewQuery:
+    """The most sessions of a user that were open at once since a time, as ``peak_sessions``."""
+    return ViewQuery(
+        relation="(SELECT %(realm)s AS realm, %(user_key)s::uuid AS user_key,"
+        " reporting.user_peak_sessions(%(user_key)s, %(since)s, NULL) AS peak_sessions) p",
+        values={"realm": realm, "user_key": user_key, "since": since},
+    )

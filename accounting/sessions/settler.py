@@ -225,7 +225,9 @@ def is_current(connection: Connection, batch: SettledBatch) -> bool:
 def write(connection: Connection, batch: SettledBatch) -> None:
     """Write a batch, and move the watermark."""
     source_id, until = batch.watermark.source_id, batch.reached.settled_until
-    write_changes(connection, batch.changes, batch.basis.rules)
+    write_changes(
+        connection, batch.changes, batch.basis.rules, (batch.watermark.settled_until, until)
+    )
     relay_threads.record_activity(connection, source_id, batch.changes.activity)
     if until is not None:
         relay_threads.record_expiry(connection, source_id, batch.expired, until)

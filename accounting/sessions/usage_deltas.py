@@ -53,10 +53,28 @@ def _pack(user_hour: UserHour, values: Sequence[int]) -> bytes:
     )  # fmt: skip
 
 
-def queue_server_deltas(connection: Connection, deltas: Mapping[ServerHour, Sequence[int]]) -> None:
-    """Queue by how much hours of servers changed: a few rows, as a batch has few servers."""
+def queue_server_deltas(
+    connection: Connection,
+    deltas: Mapping[ServerHour, Sequence[int]],
+    received: tuple[int | None, int | None],
+) -> None:
+    """Queue by how much hours of servers changed: a few rows, as a batch has few servers.
+
+    ``received``: from when until when their reports were received, from which rates are computed.
+    """
+    received_from, received_until = received
+    if received_from is None:
+        received_from = received_until
     rows = [
-        (realm_id, starts_at, server_host(server_address), transport or "", *change)
+        (
+            realm_id,
+            starts_at,
+            server_host(server_address),
+            transport or "",
+            *change,
+            received_from,
+            received_until,
+        )
         for (realm_id, starts_at, server_address, transport), change in deltas.items()
         if any(change)
     ]

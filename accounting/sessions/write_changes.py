@@ -12,9 +12,15 @@ from accounting.sessions.session_changes import SessionChanges
 
 
 def write_changes(
-    connection: Connection, changes: SessionChanges, rules: Mapping[int, RealmRules]
+    connection: Connection,
+    changes: SessionChanges,
+    rules: Mapping[int, RealmRules],
+    received: tuple[int | None, int | None],
 ) -> None:
-    """Write them, in the transaction that moves the source past their evidence."""
+    """Write them, in the transaction that moves the source past their evidence.
+
+    ``received``: from when until when the evidence was received, where that is known.
+    """
     if not changes:
         return
     usage = changes.usage
@@ -23,7 +29,7 @@ def write_changes(
     session_queries.write_sessions(connection, changes)
     session_hour_queries.add_hours(connection, usage.hour_rows)
     usage_deltas.queue_usage_deltas(connection, usage.deltas())
-    usage_deltas.queue_server_deltas(connection, usage.server_deltas)
+    usage_deltas.queue_server_deltas(connection, usage.server_deltas, received)
     usage_deltas.queue_peak_deltas(connection, usage.peak_slices)
     bucket_queries.insert_buckets(
         connection,

@@ -59,7 +59,8 @@ FROM taken
 GROUP BY realm_id, user_key, starts_at;
 
 -- name: dequeue_server_deltas
--- Deletes the server deltas, stages their sums, and returns the hours that they change.
+-- Deletes the server deltas, stages their sums, and returns the hours that they change. What was
+-- received in the last minutes also goes to its slots of ten seconds.
 WITH taken AS (
     DELETE FROM accounting.server_deltas RETURNING *
 ),
@@ -82,6 +83,35 @@ staged AS (
     FROM taken
     GROUP BY realm_id, starts_at, server, transport
     RETURNING realm_id, starts_at
+),
+traffic AS (
+    INSERT INTO accounting.server_traffic AS k (
+        slot_at, realm_id, server, received_bytes, sent_bytes, sessions_started
+    )
+    SELECT p.slot_at, t.realm_id, t.server, round(sum(t.received_bytes * p.share)),
+        round(sum(t.sent_bytes * p.share)), round(sum(t.sessions_started * p.share))
+    FROM taken t
+    CROSS JOIN LATERAL (
+        SELECT slot_at, CASE WHEN t.received_from >= t.received_until THEN 1 ELSE
+            extract(epoch FROM least(slot_at + interval '10 seconds', t.received_until)
+                - greatest(slot_at, t.received_from))
+            / extract(epoch FROM t.received_until - t.received_from)
+        END AS share
+        FROM generate_series(
+            date_bin('10 seconds', greatest(
+                least(t.received_from, t.received_until),
+                accounting.database_now() - interval '10 minutes'
+            ), 'epoch'),
+            t.received_until, interval '10 seconds'
+        ) AS slot_at
+    ) p
+    WHERE p.share > 0
+    GROUP BY p.slot_at, t.realm_id, t.server
+    ORDER BY p.slot_at, t.realm_id, t.server
+    ON CONFLICT (slot_at, realm_id, server) DO UPDATE SET
+        received_bytes = k.received_bytes + excluded.received_bytes,
+        sent_bytes = k.sent_bytes + excluded.sent_bytes,
+        sessions_started = k.sessions_started + excluded.sessions_started
 )
 SELECT DISTINCT realm_id, starts_at FROM staged;
 
@@ -339,6 +369,26 @@ WHERE u.realm_id = t.realm_id AND u.starts_at = t.starts_at
         u.peer_received_packets, u.peer_received_bytes, u.peer_sent_packets, u.peer_sent_bytes,
         u.sessions_started, u.sessions_ended, u.session_microseconds, u.estimated_bytes
     ) = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+
+-- name: add_server_load
+-- Adds the sessions that started, less those that ended, to the open ones of their servers.
+INSERT INTO accounting.server_load AS l (realm_id, server, live_sessions)
+SELECT realm_id, server, accounting.bigint_sum(sessions_started - sessions_ended)
+FROM staged_server_deltas
+GROUP BY realm_id, server
+HAVING accounting.bigint_sum(sessions_started - sessions_ended) <> 0
+ORDER BY realm_id, server
+ON CONFLICT (realm_id, server) DO UPDATE SET live_sessions = l.live_sessions + excluded.live_sessions;
+
+-- name: delete_idle_servers
+-- Deletes the servers without open sessions, of those whose number changed.
+DELETE FROM accounting.server_load l USING staged_server_deltas t
+WHERE l.realm_id = t.realm_id AND l.server = t.server AND l.live_sessions = 0;
+
+-- name: delete_old_traffic
+-- Deletes the slots of traffic that no rate is computed from.
+DELETE FROM accounting.server_traffic
+WHERE slot_at < accounting.database_now() - interval '10 minutes';
 
 -- name: add_carried_sessions
 -- Adds, to the sessions that an hour starts with, those that settling found to continue into it.

@@ -179,6 +179,9 @@ def add_usage(connection: Connection, *, is_limited: bool) -> None:
             connection.execute(_QUERIES.text("add_realm_usage", **length))
         connection.execute(_QUERIES.text("add_server_usage"))
         connection.execute(_QUERIES.text("delete_empty_server_hours"))
+        connection.execute(_QUERIES.text("add_server_load"))
+        connection.execute(_QUERIES.text("delete_idle_servers"))
+        connection.execute(_QUERIES.text("delete_old_traffic"))
     connection.execute(_QUERIES.text("note_last_hours"))
 
 

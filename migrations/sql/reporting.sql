@@ -390,6 +390,56 @@ BEGIN
 END
 $$;
 
+-- What each server does now. until_at ends the span of both rates: slots are whole then.
+CREATE VIEW reporting.rates AS
+WITH clock AS MATERIALIZED (
+    SELECT date_bin('10 seconds', accounting.database_now(), 'epoch') AS until_at
+)
+SELECT r.realm, t.server AS server_address, c.until_at,
+    sum(t.live_sessions)::bigint AS live_sessions,
+    coalesce(sum(t.sessions_started) FILTER (WHERE t.slot_at >= c.until_at - interval '1 minute'),
+        0)::bigint AS sessions_started_1m,
+    coalesce(sum(t.sessions_started), 0)::bigint AS sessions_started_5m,
+    round(coalesce(sum(t.received_bytes) FILTER (
+        WHERE t.slot_at >= c.until_at - interval '1 minute'), 0) / 60)::bigint
+        AS received_bytes_per_second_1m,
+    round(coalesce(sum(t.sent_bytes) FILTER (
+        WHERE t.slot_at >= c.until_at - interval '1 minute'), 0) / 60)::bigint
+        AS sent_bytes_per_second_1m,
+    round(sum(t.received_bytes) / 300)::bigint AS received_bytes_per_second_5m,
+    round(sum(t.sent_bytes) / 300)::bigint AS sent_bytes_per_second_5m
+FROM clock c
+CROSS JOIN LATERAL (
+    SELECT realm_id, server, NULL::timestamptz AS slot_at, live_sessions,
+        0 AS sessions_started, 0 AS received_bytes, 0 AS sent_bytes
+    FROM accounting.server_load
+    UNION ALL
+    SELECT realm_id, server, slot_at, 0, sessions_started, received_bytes, sent_bytes
+    FROM accounting.server_traffic
+    WHERE slot_at >= c.until_at - interval '5 minutes' AND slot_at < c.until_at
+) t
+JOIN accounting.realms r USING (realm_id)
+GROUP BY r.realm, t.server, c.until_at;
+COMMENT ON VIEW reporting.rates IS
+    'Open sessions and bytes per second of each realm at each server, in the last minute and in the '
+    'last five; servers with neither have no row';
+COMMENT ON COLUMN reporting.rates.server_address IS
+    'Address of the server without the port; empty where coturn did not report it';
+COMMENT ON COLUMN reporting.rates.until_at IS
+    'End of the minute and of the five minutes: the last whole ten seconds';
+COMMENT ON COLUMN reporting.rates.live_sessions IS 'Open sessions, as far as they are settled';
+COMMENT ON COLUMN reporting.rates.sessions_started_1m IS 'Sessions that started in the minute';
+COMMENT ON COLUMN reporting.rates.sessions_started_5m IS
+    'Sessions that started in the five minutes';
+COMMENT ON COLUMN reporting.rates.received_bytes_per_second_1m IS
+    'Bytes per second received from clients, over the minute';
+COMMENT ON COLUMN reporting.rates.sent_bytes_per_second_1m IS
+    'Bytes per second sent to clients, over the minute';
+COMMENT ON COLUMN reporting.rates.received_bytes_per_second_5m IS
+    'Bytes per second received from clients, over the five minutes';
+COMMENT ON COLUMN reporting.rates.sent_bytes_per_second_5m IS
+    'Bytes per second sent to clients, over the five minutes';
+
 CREATE VIEW reporting.periods AS
 SELECT r.realm, p.period, p.starts_at, p.ends_at, p.time_zone,
     CASE WHEN p.closed_at IS NOT NULL THEN 'closed' WHEN w.waits_for = 'its end' THEN 'open'
@@ -1305,6 +1355,36 @@ COMMENT ON FUNCTION reporting.top_users(text, text[], timestamptz[], integer) IS
     'with as much as the last';
 REVOKE ALL ON FUNCTION reporting.top_users(text, text[], timestamptz[], integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION reporting.top_users(text, text[], timestamptz[], integer)
+    TO turn_accounting_reader, turn_accounting_writer;
+
+-- The most sessions of a user that were open at one moment of a span, counted from the sessions when
+-- it is asked: a user has few, and is asked for seldom.
+CREATE FUNCTION reporting.user_peak_sessions(
+    of_user_key uuid, from_at timestamptz, to_at timestamptz
+)
+RETURNS bigint
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET max_parallel_workers_per_gather = 0 AS $$
+    WITH spans AS (
+        SELECT greatest(s.started_at, from_at) AS begins, s.ended_at AS ends
+        FROM accounting.sessions s
+        WHERE s.user_key = of_user_key AND s.confirmed
+            AND s.started_at < coalesce(to_at, 'infinity')
+            AND (s.ended_at IS NULL
+                OR s.ended_at > greatest(s.started_at, coalesce(from_at, '-infinity')))
+    ), steps AS (
+        SELECT begins AS at, 1 AS step FROM spans
+        UNION ALL
+        SELECT ends, -1 FROM spans WHERE ends IS NOT NULL
+    )
+    SELECT coalesce(max(live), 0) FROM (
+        SELECT sum(step) OVER (ORDER BY at, step ROWS UNBOUNDED PRECEDING) AS live FROM steps
+    ) counted
+$$;
+COMMENT ON FUNCTION reporting.user_peak_sessions(uuid, timestamptz, timestamptz) IS
+    'The most sessions of a user that were open at one moment of a span; null for no bound';
+REVOKE ALL ON FUNCTION reporting.user_peak_sessions(uuid, timestamptz, timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.user_peak_sessions(uuid, timestamptz, timestamptz)
     TO turn_accounting_reader, turn_accounting_writer;
 
 -- The reports of a session. They have no key, so that it reads all reports of the session's time, in

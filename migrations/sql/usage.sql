@@ -37,7 +37,8 @@ CREATE TABLE accounting.usage_deltas (
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.usage_deltas TO turn_accounting_writer;
 
 -- The same changes by server and transport: a few rows for each batch. sessions_carried: sessions
--- that turned out to continue into the hour. Rows are inserted and deleted, as in usage_deltas.
+-- that turned out to continue into the hour. received_from, received_until: when the reports of the
+-- batch were received. Rows are inserted and deleted, as in usage_deltas.
 CREATE TABLE accounting.server_deltas (
     realm_id integer NOT NULL,
     starts_at timestamptz NOT NULL,
@@ -55,7 +56,9 @@ CREATE TABLE accounting.server_deltas (
     sessions_ended bigint NOT NULL DEFAULT 0,
     session_microseconds bigint NOT NULL DEFAULT 0,
     estimated_bytes bigint NOT NULL DEFAULT 0,
-    sessions_carried bigint NOT NULL DEFAULT 0
+    sessions_carried bigint NOT NULL DEFAULT 0,
+    received_from timestamptz,
+    received_until timestamptz
 );
 GRANT SELECT, INSERT, DELETE ON accounting.server_deltas TO turn_accounting_writer;
 
@@ -173,6 +176,29 @@ CREATE TABLE accounting.server_usage_hourly (
     CONSTRAINT server_usage_hourly_pkey PRIMARY KEY (realm_id, starts_at, server, transport)
 ) WITH (fillfactor = 80);
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.server_usage_hourly TO turn_accounting_writer;
+
+-- The open sessions of each realm at each server: those that started less those that ended, in all
+-- hours. A server without any has no row.
+CREATE TABLE accounting.server_load (
+    realm_id integer NOT NULL,
+    server text COLLATE "C" NOT NULL,
+    live_sessions bigint NOT NULL,
+    CONSTRAINT server_load_pkey PRIMARY KEY (realm_id, server)
+) WITH (fillfactor = 50);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.server_load TO turn_accounting_writer;
+
+-- What was reported in the last minutes, in slots of ten seconds. The traffic of a batch is spread
+-- over the time in which its reports were received: a second or two, unless the loader catches up.
+CREATE TABLE accounting.server_traffic (
+    slot_at timestamptz NOT NULL,
+    realm_id integer NOT NULL,
+    server text COLLATE "C" NOT NULL,
+    received_bytes bigint NOT NULL,
+    sent_bytes bigint NOT NULL,
+    sessions_started bigint NOT NULL,
+    CONSTRAINT server_traffic_pkey PRIMARY KEY (slot_at, realm_id, server)
+) WITH (fillfactor = 50);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.server_traffic TO turn_accounting_writer;
 
 -- Peaks by server, and by transport, in hours that are folded: see fold_watermarks. They are in no sum
 -- of each other, so that each has its own row.

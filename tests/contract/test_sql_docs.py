@@ -69,6 +69,7 @@ EXPECTED: Final[dict[str, list[tuple[Any, ...]]]] = {
         ("bob", "month", 48_200, 200_000, Decimal("24.1")),
     ],
     "12. Load per server": [("192.0.2.1", 287_200, 4, 1)],
+    "13. Where to send the next session": [("192.0.2.1", 1, 0)],
 }  # fmt: skip
 MORE_USERS: Final = """
 INSERT INTO accounting.users
@@ -98,7 +99,7 @@ def test_the_page_has_the_queries_that_are_proved_here() -> None:
     assert list(QUERIES) == sorted(
         [*EXPECTED, LAG_HEADING], key=lambda heading: int(heading.split(".")[0])
     )
-    assert len(QUERIES) == PAGE.count("```sql") == 12
+    assert len(QUERIES) == PAGE.count("```sql") == 13
 
 
 @pytest.mark.parametrize("heading", EXPECTED)

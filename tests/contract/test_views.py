@@ -41,6 +41,10 @@ VIEWS: Final = {
         for dimension, column in (("server", "server_address"), ("transport", "transport"))
         for length in ("hourly", "daily")
     },
+    "rates": "realm:text server_address:text until_at:time live_sessions:bigint"
+    " sessions_started_1m:bigint sessions_started_5m:bigint received_bytes_per_second_1m:bigint"
+    " sent_bytes_per_second_1m:bigint received_bytes_per_second_5m:bigint"
+    " sent_bytes_per_second_5m:bigint",
     "unattributed_usage": "source:text realm:text username:text starts_at:time ends_at:time "
     + EIGHT.replace("bigint", "numeric"),
     "allocation_events": f"{REPORT} event:text lifetime:integer transport:text"

@@ -42,7 +42,7 @@ from tests.support.servers import free_port
         ("usage --top 3 --limit 3", "--top goes without --limit: it is one"),
         ("usage --json --csv", "--json goes without --csv"),
         ("usage --sort bytes", "--sort 'bytes': expected one of month, realm, user, sessions,"),
-        ("usage --by month", "--by 'month': expected user or realm"),
+        ("usage --by month", "--by 'month': expected user, realm, server or transport"),
         ("usage --per week", "--per 'week': expected hour, day or month"),
         ("usage --by realm --user alice", "--user goes with --by user"),
         ("export usage -o usage.csv",

@@ -29,13 +29,24 @@ WHERE r.peak_sessions NOT BETWEEN coalesce(p.highest, 0) AND coalesce(p.together
 """
 
 
+_WRONG_LOADS: Final = """
+SELECT realm_id, server, l.live_sessions, s.live_sessions AS counted
+FROM accounting.server_load l FULL JOIN (
+    SELECT realm_id, accounting.server_host(server_address) AS server, count(*) AS live_sessions
+    FROM accounting.sessions WHERE ended_at IS NULL AND confirmed GROUP BY 1, 2
+) s USING (realm_id, server)
+WHERE l.live_sessions IS DISTINCT FROM s.live_sessions
+"""
+
+
 def assert_servers_add_up(books: Books) -> None:
-    """By server and by transport, hour by hour and day by day."""
+    """By server and by transport, hour by hour and day by day; and the open sessions."""
     for length in ("hourly", "daily"):
         of_users = _sums(books, f"user_usage_{length}")
         for dimension in ("server", "transport"):
             assert _sums(books, f"{dimension}_usage_{length}") == of_users, (dimension, length)
             assert books.query(_WRONG_PEAKS.format(dimension, length)) == []
+    assert books.query(_WRONG_LOADS) == []
 
 
 def _sums(books: Books, view: str) -> list[dict[str, Any]]:

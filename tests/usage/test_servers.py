@@ -9,7 +9,12 @@ from accounting.audit.verify import verify
 from accounting.identities.realm_queries import all_rules
 from accounting.usage.fold_hours import fold_all
 from tests.support.books import Books
-from tests.support.coturn_messages import OTHER_SERVER_ADDRESS, FakeAllocation, run_jobs_at
+from tests.support.coturn_messages import (
+    OTHER_SERVER_ADDRESS,
+    FakeAllocation,
+    datetime_at,
+    run_jobs_at,
+)
 
 HOUR: Final = 3600
 HALF, WHOLE = (5, 500, 4, 400), (10, 1000, 8, 800)
@@ -178,3 +183,77 @@ def test_a_rebuild_replaces_usage_and_peaks_of_servers(books: Books) -> None:
     FakeAllocation(books, allocation=3, server_address=IPV6_ADDRESS).close(310, HALF, NOTHING)
     run_jobs_at(books, 320)
     assert_verified(books)
+
+
+def rates(books: Books) -> list[tuple[Any, ...]]:
+    """Server, open and started sessions, and bytes received per second: of one minute, and five."""
+    return [
+        (
+            row["server_address"],
+            row["live_sessions"],
+            row["sessions_started_1m"],
+            row["received_bytes_per_second_1m"],
+            row["sessions_started_5m"],
+            row["received_bytes_per_second_5m"],
+        )
+        for row in books.rows("rates", order="server_address")
+    ]
+
+
+def test_rates_are_of_the_last_minute_and_the_last_five(books: Books) -> None:
+    first = FakeAllocation(books)
+    first.new(0, 7200)
+    first.interim(5, 1, 30_000, 0, 0)
+    run_jobs_at(books, 10)
+    run_jobs_at(books, 200)
+    second = FakeAllocation(books, allocation=2, server_address=OTHER_SERVER_ADDRESS)
+    second.new(200, 7200)
+    first.interim(205, 1, 6_000, 0, 0)
+    run_jobs_at(books, 210)
+    books.set_database_clock(datetime_at(books, 241))
+    assert rates(books) == [(FIRST, 1, 0, 100, 1, 120), (SECOND, 1, 1, 0, 1, 0)]
+    books.set_database_clock(datetime_at(books, 272))
+    assert rates(books) == [(FIRST, 1, 0, 0, 1, 120), (SECOND, 1, 0, 0, 1, 0)]
+    books.set_database_clock()
+    second.close(300, NOTHING, NOTHING)
+    run_jobs_at(books, 301)
+    books.set_database_clock(datetime_at(books, 1000))
+    assert rates(books) == [(FIRST, 1, 0, 0, 0, 0)]
+
+
+def test_traffic_that_is_loaded_late_is_spread_over_the_time_of_its_batch(books: Books) -> None:
+    """The loader catches up with ten minutes: a tenth of their traffic is of the last one."""
+    run_jobs_at(books, 0)
+    FakeAllocation(books).new(10, 7200)
+    FakeAllocation(books).interim(590, 1, 60_000, 0, 0)
+    run_jobs_at(books, 600)
+    books.set_database_clock(datetime_at(books, 601))
+    assert rates(books) == [(FIRST, 1, 0, 100, 0, 100)]
+
+
+def test_the_peak_of_a_user_is_counted_from_its_sessions(books: Books) -> None:
+    for at, allocation, is_start in (
+        (0, 1, True),
+        (50, 2, True),
+        (100, 1, False),
+        (100, 3, True),
+        (120, 3, False),
+        (150, 2, False),
+        (500, 4, True),
+    ):
+        fake = FakeAllocation(books, allocation=allocation)
+        if is_start:
+            fake.new(at, 7200)
+        else:
+            fake.deleted(at)
+    run_jobs_at(books, 600)
+    [user] = books.query("SELECT user_key FROM accounting.users")
+
+    def peak(since: float | None, until: float | None) -> int:
+        bounds = [None if at is None else datetime_at(books, at) for at in (since, until)]
+        [row] = books.query(
+            "SELECT reporting.user_peak_sessions(%s, %s, %s) AS peak", [user["user_key"], *bounds]
+        )
+        return int(row["peak"])
+
+    assert (peak(None, None), peak(160, 400), peak(120, 160), peak(150, None)) == (2, 0, 1, 1)

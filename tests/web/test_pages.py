@@ -193,6 +193,21 @@ def test_a_realm_has_the_figures_of_its_chart_as_a_table(
     assert "Unattributed, and never billed: 400 B" in page.text
 
 
+def test_a_realm_has_its_servers_and_transports_of_the_month(site: Site) -> None:
+    page = site.page("/realm", realm="example.org")
+    for caption, name in (("Servers", "192.0.2.1"), ("Transports", "UDP")):
+        [row] = page.rows(f"{caption} by their traffic this month")
+        assert next(row.all("th")).text == name
+        assert row.values()[:2] == ["4", "1"]
+
+
+def test_a_user_has_the_most_sessions_at_once(site: Site) -> None:
+    [user] = {
+        row["user_key"] for row in site.books.rows("user_usage_daily") if row["user_id"] == "bob"
+    }
+    assert "Most sessions open at once in this time: 1." in site.page(f"/user/{user}").text
+
+
 def is_in(bucket: Any, at: Any) -> bool:
     return bool(bucket["starts_at"] <= at < bucket["ends_at"])
 

@@ -38,6 +38,8 @@ server_deltas = Table(
         Column(name, BigInteger, nullable=False, server_default=text("0"))
         for name in (*_DELTAS, "sessions_carried")
     ),
+    Column("received_from", timestamp),
+    Column("received_until", timestamp),
 )
 
 peak_deltas = Table(
@@ -145,6 +147,25 @@ server_usage_hourly = Table(
     Column("server", Text, primary_key=True),
     Column("transport", Text, primary_key=True),
     *usage_sums(),
+)
+
+server_load = Table(
+    "server_load",
+    metadata,
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
+    Column("server", Text, primary_key=True),
+    Column("live_sessions", BigInteger, nullable=False),
+)
+
+server_traffic = Table(
+    "server_traffic",
+    metadata,
+    Column("slot_at", timestamp, primary_key=True),
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
+    Column("server", Text, primary_key=True),
+    Column("received_bytes", BigInteger, nullable=False),
+    Column("sent_bytes", BigInteger, nullable=False),
+    Column("sessions_started", BigInteger, nullable=False),
 )
 
 dimension_peaks_hourly = Table(

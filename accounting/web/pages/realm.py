@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime, tzinfo
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -32,6 +32,7 @@ from accounting.web.problems import not_found
 from accounting.web.render import page
 
 TOP_USERS: Final = 20
+SHOWN_PLACES: Final = 20
 SHOWN_PERIODS: Final = 4
 SHOWN_LIMITS: Final = 10
 MOST_REACHED: Final = 10_000
@@ -83,6 +84,7 @@ def realm_page(
         month=month,
         **_limits(books, realm),
         **_top_users(books, realm, month),
+        places=_places(books, realm, month),
     )
 
 
@@ -125,3 +127,30 @@ def _top_users(books: PageBooks, realm: str, month: Row | None) -> dict[str, Any
         )
         users = books.rows(query, by_user=True)
     return {"users": users, "erased": books.erased(users)}
+
+
+def _places(books: PageBooks, realm: str, month: Row | None) -> list[tuple[str, str, list[Row]]]:
+    """The servers and the transports of the month that is now: heading, column and rows."""
+    if month is None:
+        return []
+    subjects: tuple[tuple[Literal["server", "transport"], str, str], ...] = (
+        ("server", "Server", "server_address"),
+        ("transport", "Transport", "transport"),
+    )
+    return [
+        (
+            heading,
+            column,
+            books.rows(
+                usage_queries.usage(
+                    by=subject,
+                    per="month",
+                    realm=realm,
+                    since=month["starts_at"],
+                    until=month["ends_at"],
+                    arrangement=Arrangement(by=TRAFFIC, descending=True, limit=SHOWN_PLACES),
+                )
+            ),
+        )
+        for subject, heading, column in subjects
+    ]

@@ -66,6 +66,7 @@ def user_page(
         arrangement=_newest("posted_at", SHOWN_LINES),
     )
     rows = books.rows(usage, by_user=True)
+    peaks = books.rows(overview.user_peak(names["realm"], user_key, since), by_user=True)
     limits = books.limits(names["realm"], Arrangement(limit=SHOWN_LIMITS), user_key=user_key)
     used = limit_queries.usage_of_user(user_key, [limit["limit_id"] for limit in limits])
     states = limit_queries.limit_states(
@@ -86,6 +87,7 @@ def user_page(
         if rows
         else [],
         current=current,
+        peak_sessions=peaks[0]["peak_sessions"] if peaks else 0,
         limits=with_usage(limits, books.rows(used, by_user=True) if limits else []),
         states=books.rows(states, by_user=True),
         sessions=books.rows(sessions, by_user=True),
