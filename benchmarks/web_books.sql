@@ -48,8 +48,9 @@ SELECT n, md5('user' || n)::uuid AS user_key, md5('name' || n)::uuid AS username
 FROM size, generate_series(0, users - 1) n;
 
 -- users
-INSERT INTO accounting.users (user_key, realm_id, user_id)
-SELECT user_key, realm_id, user_id FROM numbered;
+INSERT INTO accounting.users (user_key, realm_id, user_id, radacct_suffix)
+SELECT user_key, realm_id, user_id, accounting.radacct_suffix(user_id, realm, named_in_radacct)
+FROM numbered JOIN accounting.realms USING (realm_id);
 
 -- usernames
 INSERT INTO accounting.usernames (user_key, username_key, username)
@@ -96,7 +97,10 @@ SELECT
     CASE WHEN date_trunc('hour', t.at) = date_trunc('hour', t.seen)
         THEN date_trunc('hour', t.at) END,
     CASE WHEN l.lives = 0 AND c.news = 1 THEN 'deleted' WHEN l.lives = 0 THEN 'expired' END,
-    'UDP', '198.51.100.7:' || 20000 + g.n % 40000, '192.0.2.1:3478', '{}', '{}'
+    'UDP', format(CASE u.n % 5 WHEN 0 THEN '[2001:db8::%s:%s]:%s' ELSE '198.51.%s.%s:%s' END,
+        u.n / 250 % 250, u.n % 250, 20000 + g.n % 40000),
+    CASE g.n % 4 WHEN 0 THEN '[2001:db8::53]:5349' WHEN 1 THEN '192.0.2.2:3478'
+        ELSE '192.0.2.1:3478' END, '{}', '{}'
 FROM size
 CROSS JOIN (
     SELECT array_agg(source_id::integer ORDER BY source) FROM accounting.sources

@@ -16,7 +16,7 @@ from accounting.config import environment_variable
 from accounting.domain.calendar import TIME_MIN, from_micros
 from accounting.domain.client_addresses import ClientAddresses, stricter
 from accounting.domain.human_text import exact_text, short_time
-from accounting.domain.identity import UsernameRule
+from accounting.domain.identity import RadacctUsername, UsernameRule
 from accounting.domain.realm_rules import RealmRule
 from accounting.domain.time_zones import time_zone
 from accounting.errors import UsageError, nearest_names, unknown_name
@@ -132,6 +132,14 @@ def set_realm(
         str | None,
         typer.Option("--from", help="First day, YYYY-MM-DD; the first possible one by default."),
     ] = None,
+    radacct_username: Annotated[
+        RadacctUsername | None,
+        typer.Option(
+            "--radacct-username",
+            metavar="user|user@realm",
+            help="Names in the view radacct, at once and in all sessions.",
+        ),
+    ] = None,
 ) -> None:
     """Set some rules of a realm; its other rules stay.
 
@@ -140,6 +148,7 @@ def set_realm(
     billing period, that run then: `usage` lists the parts of such a month
     apart. What is stored of clients' addresses changes at once.
     """
+    from accounting.identities.radacct_names import set_radacct_username
     from accounting.identities.realm_rules import set_rule
     from accounting.ops import service
 
@@ -156,20 +165,38 @@ def set_realm(
         }.items()
         if value is not None
     }
-    if not changes and client_addresses is None:
+    if not changes and client_addresses is None and radacct_username is None:
         raise UsageError("nothing to set: name at least one rule, such as --time-zone")
     if not changes and holds_from is not None:
-        raise UsageError("--from: --client-addresses holds at once; name another rule for --from")
+        raise UsageError(
+            "--from: --client-addresses and --radacct-username hold at once; name another rule "
+            "for --from"
+        )
     settings = command_settings()
     with writer_engine(settings, may_create=True) as engine:  # rules precede the first usage
-        changed = set_rule(
-            engine,
-            name,
-            changes,
-            default=service.default_rule(settings),
-            holds_from=None if holds_from is None else _parse_day(holds_from),
-            client_addresses=client_addresses,
-        )
+        changed = None
+        if changes or client_addresses is not None:
+            changed = set_rule(
+                engine,
+                name,
+                changes,
+                default=service.default_rule(settings),
+                holds_from=None if holds_from is None else _parse_day(holds_from),
+                client_addresses=client_addresses,
+            )
+        if radacct_username is not None:
+            set_radacct_username(engine, name, radacct_username)
+    if changed is not None:
+        _write_changes(name, changed)
+        if client_addresses is not None:
+            setting = ClientAddresses(settings.client_addresses)
+            for sentence in _on_addresses(name, changed, setting):
+                write_message(sentence)
+    if radacct_username is not None:
+        write_message(f"radacct names the users of realm '{name}' as {radacct_username}")
+
+
+def _write_changes(name: str, changed: "ChangedRules") -> None:
     if not changed.has_usage:
         others = f": {nearest_names(name, changed.others)}" if changed.others else ""
         write_message(f"new realm '{name}', of which no session has come yet{others}")
@@ -178,10 +205,6 @@ def set_realm(
         write_message(f"realm '{name}' {span}: {_in_words(rule)}")
     for sentence in _cuts(changed):
         write_message(sentence)
-    if client_addresses is not None:
-        setting = ClientAddresses(settings.client_addresses)
-        for sentence in _on_addresses(name, changed, setting):
-            write_message(sentence)
 
 
 def _on_addresses(realm: str, changed: "ChangedRules", setting: ClientAddresses) -> Iterator[str]:

@@ -21,6 +21,13 @@ class UsernameRule(StrEnum):
     PLAIN = "plain"
 
 
+class RadacctUsername(StrEnum):
+    """The form of ``username`` in the view ``radacct``."""
+
+    USER = "user"
+    USER_AT_REALM = "user@realm"
+
+
 def billed_user(username: bytes, rule: UsernameRule, separator: bytes) -> bytes:
     """The user to bill for ``username``. Only ASCII digits are digits."""
     if rule is UsernameRule.PLAIN:

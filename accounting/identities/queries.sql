@@ -10,11 +10,13 @@ ON CONFLICT DO NOTHING;
 
 -- name: add_users
 -- Inserts new users, in order of key so that two loaders can't deadlock.
-INSERT INTO accounting.users (user_key, realm_id, user_id)
-SELECT DISTINCT ON (user_key) user_key, realm_id, user_id
+INSERT INTO accounting.users (user_key, realm_id, user_id, radacct_suffix)
+SELECT DISTINCT ON (user_key) user_key, realm_id, user_id,
+    accounting.radacct_suffix(user_id, realm, named_in_radacct)
 FROM unnest(
     CAST(:user_keys AS uuid[]), CAST(:realm_ids AS integer[]), CAST(:user_ids AS text[])
 ) AS new (user_key, realm_id, user_id)
+JOIN accounting.realms USING (realm_id)
 ORDER BY user_key
 ON CONFLICT DO NOTHING;
 
@@ -39,12 +41,30 @@ WITH restored AS (
     ) AS r (user_key, user_id, username_key, username)
 ),
 restored_users AS (
-    UPDATE accounting.users u SET user_id = r.user_id
-    FROM restored r WHERE u.user_key = r.user_key AND u.user_id = ''
+    UPDATE accounting.users u SET user_id = r.user_id,
+        radacct_suffix = accounting.radacct_suffix(r.user_id, realm, named_in_radacct)
+    FROM restored r, accounting.realms
+    WHERE u.user_key = r.user_key AND u.user_id = '' AND realms.realm_id = u.realm_id
 )
 UPDATE accounting.usernames n SET username = r.username
 FROM restored r
 WHERE n.user_key = r.user_key AND n.username_key = r.username_key AND n.username = '';
+
+-- name: name_realm_in_radacct
+-- Names a realm in radacct's usernames, or not; returns the realm.
+UPDATE accounting.realms SET named_in_radacct = :is_named
+WHERE realm = :realm RETURNING realm_id;
+
+-- name: rename_users_in_radacct
+-- Gives the users of a realm the names in radacct that they have now.
+UPDATE accounting.users u
+SET radacct_suffix = accounting.radacct_suffix(u.user_id, realm, named_in_radacct)
+FROM accounting.realms r
+WHERE r.realm_id = :realm_id AND u.realm_id = r.realm_id;
+
+-- name: not_named_in_radacct
+-- The realm that is not named in radacct's usernames, where there is one.
+SELECT realm FROM accounting.realms WHERE NOT named_in_radacct;
 
 -- name: time_zone_offsets
 -- The offset in seconds of a time zone from UTC at each of the times (Unix seconds), in their order.

@@ -22,10 +22,22 @@ CREATE TABLE accounting.realms (
     realm_bytes bytea NOT NULL,
     client_addresses text NOT NULL DEFAULT 'keep' CONSTRAINT client_addresses_are_known
         CHECK (client_addresses IN ('keep', 'network', 'drop')),
+    named_in_radacct boolean NOT NULL DEFAULT true,
     CONSTRAINT realms_pkey PRIMARY KEY (realm_id),
     CONSTRAINT realm_is_unique UNIQUE (realm_bytes)
 );
+-- Only one realm may show its users in radacct by user_id alone: a name is never of two users.
+CREATE UNIQUE INDEX one_realm_is_not_named_in_radacct ON accounting.realms (named_in_radacct)
+    WHERE NOT named_in_radacct;
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.realms TO turn_accounting_writer;
+
+-- What follows a user's id in radacct's username. What is before the last @ is the id, and what is
+-- after it the realm, since an @ of the realm is written as %40: two users never have equal names. A
+-- name without an @ is of the realm that is not named.
+CREATE FUNCTION accounting.radacct_suffix(user_id text, realm text, is_named boolean) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN CASE
+    WHEN is_named OR strpos(user_id, '@') > 0
+    THEN '@' || replace(replace(realm, '%', '%25'), '@', '%40') ELSE '' END;
 
 -- anchor_day: the day of the month on which a period starts; in shorter months, the last day.
 CREATE TABLE accounting.realm_rules (
@@ -42,13 +54,17 @@ CREATE TABLE accounting.realm_rules (
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.realm_rules TO turn_accounting_writer;
 
+-- radacct_suffix: accounting.radacct_suffix() of the user's id.
 CREATE TABLE accounting.users (
     user_key uuid NOT NULL,
     realm_id integer NOT NULL,
     user_id text NOT NULL,
+    radacct_suffix text NOT NULL DEFAULT '',
     CONSTRAINT users_pkey PRIMARY KEY (user_key)
 );
 CREATE INDEX users_by_name ON accounting.users (realm_id, user_id);
+-- A hash has no limit of length, and radacct is asked for one name.
+CREATE INDEX users_by_radacct_name ON accounting.users USING hash ((user_id || radacct_suffix));
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.users TO turn_accounting_writer;
 
 CREATE TABLE accounting.usernames (

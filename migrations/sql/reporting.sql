@@ -148,35 +148,64 @@ COMMENT ON COLUMN reporting.sessions.estimated IS
 COMMENT ON COLUMN reporting.sessions.disputed IS
     'Whether reports contradict each other or are set aside, or two servers shared the key';
 
--- The sessions with the column names of FreeRADIUS' table. Octets as in RADIUS: input is received
--- from the client.
+-- The sessions as FreeRADIUS' table: its columns in its order, and then the ports, which inet lacks.
+-- Octets as in RADIUS: input is received from the client.
 CREATE VIEW reporting.radacct AS
-SELECT session_id::text AS radacctid, allocation_id AS acctsessionid,
-    session_id::text AS acctuniqueid, user_id AS username, realm,
-    coalesce(server_address, source) AS nasipaddress, allocation_id AS nasportid,
-    transport AS nasporttype, started_at AS acctstarttime, last_seen_at AS acctupdatetime,
-    ended_at AS acctstoptime, NULL::bigint AS acctinterval,
-    floor(extract(epoch FROM coalesce(ended_at, last_seen_at) - started_at))::bigint
+SELECT
+    ('x' || left(encode(sha256(uuid_send(e.session_id)), 'hex'), 16))::bit(64)::bigint
+        & 9223372036854775807 AS radacctid,
+    lpad(e.allocation_id::text, 18, '0') AS acctsessionid,
+    e.session_id::text AS acctuniqueid,
+    u.user_id || u.radacct_suffix AS username,
+    re.realm AS groupname,
+    re.realm,
+    coalesce(accounting.ip_address(e.server_address), '0.0.0.0') AS nasipaddress,
+    lpad(e.allocation_id::text, 18, '0') AS nasportid,
+    e.transport AS nasporttype,
+    e.started_at AS acctstarttime,
+    e.last_seen_at AS acctupdatetime,
+    e.ended_at AS acctstoptime,
+    NULL::bigint AS acctinterval,
+    floor(extract(epoch FROM coalesce(e.ended_at, e.last_seen_at) - e.started_at))::bigint
         AS acctsessiontime,
-    'Local'::text AS acctauthentic, username AS connectinfo_start,
-    NULL::text AS connectinfo_stop, received_bytes AS acctinputoctets,
-    sent_bytes AS acctoutputoctets, coalesce(server_address, '') AS calledstationid,
-    coalesce(client_address, '') AS callingstationid,
-    CASE end_cause WHEN 'deleted' THEN 'User-Request' WHEN 'expired' THEN 'Session-Timeout'
+    'Local'::text AS acctauthentic,
+    n.username AS connectinfo_start,
+    NULL::text AS connectinfo_stop,
+    e.received_bytes AS acctinputoctets,
+    e.sent_bytes AS acctoutputoctets,
+    coalesce(abbrev(accounting.ip_address(e.server_address)), e.server_address, '')
+        AS calledstationid,
+    coalesce(abbrev(accounting.ip_address(e.client_address)), e.client_address, '')
+        AS callingstationid,
+    CASE e.end_cause WHEN 'deleted' THEN 'User-Request' WHEN 'expired' THEN 'Session-Timeout'
         WHEN 'superseded' THEN 'NAS-Reboot' END AS acctterminatecause,
-    'TURN'::text AS servicetype, ''::text AS framedprotocol,
-    coalesce(client_address, '') AS framedipaddress, NULL::inet AS framedipv6address,
-    NULL::inet AS framedipv6prefix, NULL::text AS framedinterfaceid,
-    NULL::inet AS delegatedipv6prefix
-FROM reporting.sessions;
+    'TURN'::text AS servicetype,
+    ''::text AS framedprotocol,
+    accounting.ip_address(e.client_address) AS framedipaddress,
+    CASE WHEN family(accounting.ip_address(e.client_address)) = 6
+        THEN accounting.ip_address(e.client_address) END AS framedipv6address,
+    NULL::inet AS framedipv6prefix,
+    NULL::text AS framedinterfaceid,
+    NULL::inet AS delegatedipv6prefix,
+    e.user_key::text AS class,
+    accounting.ip_port(e.server_address) AS serverport,
+    accounting.ip_port(e.client_address) AS clientport
+FROM accounting.sessions e
+JOIN accounting.realms re USING (realm_id)
+LEFT JOIN accounting.users u USING (user_key, realm_id)
+LEFT JOIN accounting.usernames n USING (username_key, user_key)
+WHERE e.confirmed;
 COMMENT ON VIEW reporting.radacct IS
-    'The sessions with the column names of FreeRADIUS'' table';
-COMMENT ON COLUMN reporting.radacct.radacctid IS 'session_id';
+    'The sessions as FreeRADIUS'' table radacct, for tools that read it: docs/radacct.md';
+COMMENT ON COLUMN reporting.radacct.radacctid IS
+    'Number of the session: 63 bits of a digest of session_id, the same if it is computed again';
 COMMENT ON COLUMN reporting.radacct.acctsessionid IS 'allocation_id';
 COMMENT ON COLUMN reporting.radacct.acctuniqueid IS 'session_id';
-COMMENT ON COLUMN reporting.radacct.username IS 'user_id: the user to bill';
+COMMENT ON COLUMN reporting.radacct.username IS
+    'user_id@realm, an @ of the realm as %40; user_id alone in the realm that was set so';
+COMMENT ON COLUMN reporting.radacct.groupname IS 'realm';
 COMMENT ON COLUMN reporting.radacct.nasipaddress IS
-    'Address and port of the server, or the source where it is unknown';
+    'Address of the server that the client used; 0.0.0.0 where coturn did not report it';
 COMMENT ON COLUMN reporting.radacct.nasportid IS 'allocation_id';
 COMMENT ON COLUMN reporting.radacct.nasporttype IS 'transport';
 COMMENT ON COLUMN reporting.radacct.acctstarttime IS 'started_at';
@@ -185,23 +214,33 @@ COMMENT ON COLUMN reporting.radacct.acctstoptime IS 'ended_at';
 COMMENT ON COLUMN reporting.radacct.acctinterval IS
     'Always null: coturn reports by packets, not by time';
 COMMENT ON COLUMN reporting.radacct.acctsessiontime IS
-    'Whole seconds from started_at to ended_at or last_seen_at';
+    'Whole seconds from started_at to ended_at, or to last_seen_at while it is open';
 COMMENT ON COLUMN reporting.radacct.acctauthentic IS 'Always Local';
 COMMENT ON COLUMN reporting.radacct.connectinfo_start IS 'username as published';
 COMMENT ON COLUMN reporting.radacct.connectinfo_stop IS 'Always null';
 COMMENT ON COLUMN reporting.radacct.acctinputoctets IS 'received_bytes';
 COMMENT ON COLUMN reporting.radacct.acctoutputoctets IS 'sent_bytes';
-COMMENT ON COLUMN reporting.radacct.calledstationid IS 'server_address';
-COMMENT ON COLUMN reporting.radacct.callingstationid IS 'client_address';
+COMMENT ON COLUMN reporting.radacct.calledstationid IS
+    'Address of the server without port; empty where it is unknown';
+COMMENT ON COLUMN reporting.radacct.callingstationid IS
+    'Address of the client without port; empty where it is unknown';
 COMMENT ON COLUMN reporting.radacct.acctterminatecause IS
     'deleted: User-Request, expired: Session-Timeout, superseded: NAS-Reboot';
 COMMENT ON COLUMN reporting.radacct.servicetype IS 'Always TURN';
 COMMENT ON COLUMN reporting.radacct.framedprotocol IS 'Always empty';
-COMMENT ON COLUMN reporting.radacct.framedipaddress IS 'client_address';
-COMMENT ON COLUMN reporting.radacct.framedipv6address IS 'Always null';
+COMMENT ON COLUMN reporting.radacct.framedipaddress IS
+    'Address of the client, IPv4 or IPv6; null where it is unknown';
+COMMENT ON COLUMN reporting.radacct.framedipv6address IS
+    'Address of the client where it is IPv6, else null';
 COMMENT ON COLUMN reporting.radacct.framedipv6prefix IS 'Always null';
 COMMENT ON COLUMN reporting.radacct.framedinterfaceid IS 'Always null';
 COMMENT ON COLUMN reporting.radacct.delegatedipv6prefix IS 'Always null';
+COMMENT ON COLUMN reporting.radacct.class IS
+    'user_key: the key of the user, unchanged when the name is erased';
+COMMENT ON COLUMN reporting.radacct.serverport IS
+    'Port of the server; null where it is unknown. Not a column of FreeRADIUS';
+COMMENT ON COLUMN reporting.radacct.clientport IS
+    'Port of the client; null where it is unknown. Not a column of FreeRADIUS';
 
 CREATE VIEW reporting.unattributed_usage AS
 SELECT s.source, re.realm, u.username, u.starts_at, b.ends_at,

@@ -15,6 +15,30 @@ CREATE TABLE accounting.settle_watermarks (
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.settle_watermarks TO turn_accounting_writer;
 
+-- The address in text such as 198.51.100.7:50000 or [2001:db8::7]:50000, which coturn writes, also
+-- without port, or in a network such as 198.51.100.0/24. Null for other text. Without the zone of an
+-- IPv6 address, such as %eth0, which inet can't have. 1.7 us: a subtransaction costs less than regular
+-- expressions that make the cast safe (4 us, IPv6 45). For that it must not run in parallel.
+CREATE FUNCTION accounting.ip_address(address text) RETURNS inet
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL UNSAFE AS $$
+BEGIN
+    RETURN CASE
+        WHEN address LIKE '[%' THEN split_part(split_part(substr(address, 2), ']', 1), '%', 1)
+        WHEN address LIKE '%:%:%' THEN split_part(address, '%', 1)
+        ELSE split_part(address, ':', 1)
+    END::inet;
+EXCEPTION WHEN invalid_text_representation THEN
+    RETURN NULL;
+END
+$$;
+
+-- The port in such text.
+CREATE FUNCTION accounting.ip_port(address text) RETURNS integer
+LANGUAGE sql IMMUTABLE RETURN CASE
+    WHEN accounting.ip_address(address) IS NOT NULL
+    THEN substring(address FROM '^(?:[^:]*|\[.*\]):([0-9]{1,5})$')::integer
+END;
+
 -- end_events: how many session.ended events the feed has of the session. single_hour: the only hour
 -- in which it was active, until it is active in another; session_usage has no row of it meanwhile.
 -- Array columns hold the sums of the totals, in the order of the counters; empty if these are zero.
@@ -107,6 +131,10 @@ CREATE INDEX sessions_closed_unattributed ON accounting.sessions_closed (realm_i
     WHERE NOT confirmed AND single_hour IS NOT NULL;
 CREATE INDEX sessions_unattributed ON accounting.sessions (realm_id, single_hour)
     WHERE NOT confirmed AND single_hour IS NOT NULL;
+-- radacct is asked for one client address. Open sessions are few, and are filtered instead: their
+-- index would double the cost, which is 3.5 us of Postgres a session.
+CREATE INDEX sessions_closed_by_client ON accounting.sessions_closed
+    (accounting.ip_address(client_address), started_at);
 -- The sessions to which the next report of a key may belong.
 CREATE INDEX sessions_open_by_key ON accounting.sessions_open
     (username_key, allocation_id, source_id, database);

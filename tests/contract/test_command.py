@@ -389,6 +389,21 @@ def test_the_realm_without_a_name_has_rules_too(books: Books) -> None:
     ]  # fmt: skip
 
 
+def test_a_realm_says_how_radacct_names_its_users(books: Books) -> None:
+    books.receive(0, channel("status"), status_payload("new"))
+    books.advance_clock(1)
+    books.run_jobs()
+    code, message = set_realm(books, "example.org", "--radacct-username", "user")
+    assert (code, message) == (
+        0, "turn-accounting: radacct names the users of realm 'example.org' as user\n"
+    )  # fmt: skip
+    assert books.rows("radacct", "username") == [{"username": "alice"}]
+    options = "--radacct-username", "user@realm", "--grace", "5"
+    code, message = set_realm(books, "example.org", *options)
+    assert (code, message.count("\n")) == (0, 2)
+    assert books.rows("radacct", "username") == [{"username": "alice@example.org"}]
+
+
 def test_a_source_is_retired_once_and_lists_when(books: Books) -> None:
     books.receive(0, channel("status"), status_payload("new"), source="old")
     books.advance_clock(1, source="old")

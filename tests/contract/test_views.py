@@ -74,15 +74,15 @@ VIEWS: Final = {
     "limit_usage": "limit_id:integer realm:text whom:text user_id:text user_key:uuid measure:text"
     f" direction:text per:text amount:bigint {BUCKET} usage:numeric percent:numeric",
     "feed": "seq:bigint event_id:uuid type:text realm:text payload:jsonb created_at:time",
-    # FreeRADIUS: raddb/mods-config/sql/main/postgresql/schema.sql, in its order.
-    "radacct": "radacctid:text acctsessionid:text acctuniqueid:text username:text realm:text"
-    " nasipaddress:text nasportid:text nasporttype:text acctstarttime:time acctupdatetime:time"
-    " acctstoptime:time acctinterval:bigint acctsessiontime:bigint acctauthentic:text"
-    " connectinfo_start:text connectinfo_stop:text acctinputoctets:bigint"
+    # FreeRADIUS: raddb/mods-config/sql/main/postgresql/schema.sql, in its order; then the ports.
+    "radacct": "radacctid:bigint acctsessionid:text acctuniqueid:text username:text groupname:text"
+    " realm:text nasipaddress:inet nasportid:text nasporttype:text acctstarttime:time"
+    " acctupdatetime:time acctstoptime:time acctinterval:bigint acctsessiontime:bigint"
+    " acctauthentic:text connectinfo_start:text connectinfo_stop:text acctinputoctets:bigint"
     " acctoutputoctets:bigint calledstationid:text callingstationid:text"
-    " acctterminatecause:text servicetype:text framedprotocol:text framedipaddress:text"
+    " acctterminatecause:text servicetype:text framedprotocol:text framedipaddress:inet"
     " framedipv6address:inet framedipv6prefix:inet framedinterfaceid:text"
-    " delegatedipv6prefix:inet",
+    " delegatedipv6prefix:inet class:text serverport:integer clientport:integer",
 }
 NULLABLE: Final = {
     "sessions": {"ended_at", "end_cause", "transport", "client_address", "server_address"},
@@ -96,7 +96,8 @@ NULLABLE: Final = {
     "statement_previews": {"cutoff", "closed_at", "digest"},
     "radacct": {
         "nasporttype", "acctstoptime", "acctinterval", "connectinfo_stop", "acctterminatecause",
-        "framedipv6address", "framedipv6prefix", "framedinterfaceid", "delegatedipv6prefix",
+        "framedipaddress", "framedipv6address", "framedipv6prefix", "framedinterfaceid",
+        "delegatedipv6prefix", "serverport", "clientport",
     },
 }  # fmt: skip
 

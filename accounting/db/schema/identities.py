@@ -31,7 +31,14 @@ realms = Table(
     Column("realm", Text, nullable=False),
     Column("realm_bytes", LargeBinary, nullable=False),
     Column("client_addresses", Text, nullable=False, server_default=text("'keep'")),
+    Column("named_in_radacct", Boolean, nullable=False, server_default=text("true")),
     UniqueConstraint("realm_bytes", name="realm_is_unique"),
+    Index(
+        "one_realm_is_not_named_in_radacct",
+        "named_in_radacct",
+        unique=True,
+        postgresql_where=text("NOT named_in_radacct"),
+    ),
 )
 
 realm_rules = Table(
@@ -52,7 +59,9 @@ users = Table(
     Column("user_key", Uuid, primary_key=True),
     Column("realm_id", Integer, nullable=False),
     Column("user_id", Text, nullable=False),
+    Column("radacct_suffix", Text, nullable=False, server_default=text("''")),
     Index("users_by_name", "realm_id", "user_id"),
+    Index("users_by_radacct_name", text("(user_id || radacct_suffix)"), postgresql_using="hash"),
 )
 
 usernames = Table(
