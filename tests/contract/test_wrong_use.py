@@ -78,7 +78,7 @@ from tests.support.servers import free_port
         ("erase example.org --client-addresses", "realm 'example.org' keeps the addresses of"),
         ("erase nowhere --client-addresses", "no realm 'nowhere' is known: known are"),
         ("realm set r --radacct-username user", "no realm 'r' is known"),
-        ("realm set r --radacct-username user --from 2026-12-01", "--from: --client-addresses and --r"),
+        ("realm set r --radacct-username user --from 2026-12-01", "--from: --client-addresses and"),
         ("realm set r --radacct-username name", "--radacct-username 'name': expected user or us"),
         ("realm set r --separator \udcff", "--separator '\\udcff': expected printable characters"),
     ],

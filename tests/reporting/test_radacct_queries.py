@@ -294,7 +294,7 @@ EXPECTED: Final[
 """For each query the indexes that its plan has, and its rows."""
 
 
-def seconds_since(books: RadacctBooks, reset: datetime) -> int:
+def seconds_since(books: RadacctBooks, reset: datetime) -> float:
     return sum(
         s.seconds - max(int(reset.timestamp()) - s.started_at.timestamp(), 0)
         for s in books.of_user
