@@ -44,6 +44,9 @@ REQUIRED_PROGRAMS: Final[Mapping[str, Sequence[str]]] = {
     "needs_coturn": ("turnserver", "turnutils_uclient", "turnutils_peer"),
 }
 
+NEEDS_ROOT: Final = "needs_root"
+"""Of tests that make namespaces: containers without an engine, and a systemd of their own."""
+
 MEMORY_DIRECTORY: Final = Path("/dev/shm")  # noqa: S108  # each run makes its own directory there
 MIN_FREE_BYTES: Final = 6 << 30
 """Three times the space that the servers of several workers use."""
@@ -88,14 +91,15 @@ settings.load_profile("accounting")
 
 
 def unavailable_markers() -> set[str]:
-    """The markers with a program that is not installed; in CI none, so that their tests fail."""
+    """The markers that this machine can't serve; in CI none, so that their tests fail."""
     if os.environ.get("CI"):
         return set()
-    return {
+    unavailable = {
         mark
         for mark, programs in REQUIRED_PROGRAMS.items()
         if not all(find_program(program) for program in programs)
     }
+    return unavailable if os.geteuid() == 0 else unavailable | {NEEDS_ROOT}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -106,6 +110,7 @@ def pytest_configure(config: pytest.Config) -> None:
     short_waits.shorten(short_waits.CAPTURE)
     for mark, programs in REQUIRED_PROGRAMS.items():
         config.addinivalue_line("markers", f"{mark}: needs {', '.join(programs)}")
+    config.addinivalue_line("markers", f"{NEEDS_ROOT}: needs to be run by root")
 
 
 def pytest_collection_finish() -> None:
@@ -120,7 +125,9 @@ def pytest_sessionfinish(exitstatus: int) -> None:
 
 def pytest_report_header() -> list[str]:
     return [
-        f"deselected: tests marked {mark} ({', '.join(REQUIRED_PROGRAMS[mark])} not installed)"
+        f"deselected: tests marked {mark} (it is not root)"
+        if mark == NEEDS_ROOT
+        else f"deselected: tests marked {mark} ({', '.join(REQUIRED_PROGRAMS[mark])} not installed)"
         for mark in sorted(unavailable_markers())
     ]
 
