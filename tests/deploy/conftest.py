@@ -1,6 +1,6 @@
 """Books that a service reaches which runs as another user."""
 
-import os
+import stat
 
 import pytest
 
@@ -14,7 +14,7 @@ def open_books(books: Books) -> Books:
     (socket_directory / ".s.PGSQL.5432").chmod(0o777)
     for directory in (socket_directory, *socket_directory.parents):
         if directory.stat().st_uid in {0, socket_directory.stat().st_uid}:
-            os.chmod(directory, directory.stat().st_mode | 0o011)  # noqa: PTH101
+            directory.chmod(directory.stat().st_mode | stat.S_IXGRP | stat.S_IXOTH)
         if directory == books.server.data_dir.parent:
             break
     return books

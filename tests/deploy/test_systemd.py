@@ -55,6 +55,10 @@ def test_a_service_is_restricted(unit: Path) -> None:
     assert float(found[1]) < MAX_EXPOSURE
 
 
+def is_inactive(systemd: Systemd, unit: str) -> bool:
+    return systemd.properties(unit, "ActiveState")["ActiveState"] == "inactive"
+
+
 def status_of(systemd: Systemd, unit: str) -> dict[str, str]:
     """What the kernel says of the main process of a unit."""
     pid = systemd.properties(unit, "MainPID")["MainPID"]
@@ -99,12 +103,7 @@ def test_the_units_keep_the_books_under_a_real_systemd(open_books: Books) -> Non
             systemd.run("systemctl", "start", "turn-accounting-export.service")
             systemd.run("systemctl", "stop", "turn-accounting.target")
             for service in SERVICES:
-                wait_until(
-                    lambda unit=service: (
-                        systemd.properties(unit, "ActiveState")["ActiveState"] == "inactive"
-                    ),
-                    30,
-                )
+                wait_until(partial(is_inactive, systemd, service), 30)
                 assert systemd.properties(service, "Result", "ExecMainStatus", "NRestarts") == {
                     "Result": "success",
                     "ExecMainStatus": "0",

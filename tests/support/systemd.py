@@ -11,7 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -21,6 +21,9 @@ from tests.support.servers import wait_until
 ROOT: Final = Path(__file__).resolve().parents[2]
 UNITS: Final = ROOT / "deploy" / "systemd"
 TARGETS: Final = ("sysinit", "basic", "shutdown", "network-online", "multi-user", "timers")
+NEW_NAMESPACES: Final = shlex.split(
+    "unshare --mount --pid --cgroup --fork --kill-child --mount-proc"
+)
 BOOT: Final = """
 set -eu
 mount -t tmpfs boot /mnt
@@ -55,10 +58,9 @@ exec /opt/python/bin/python{sys.version_info.major}.{sys.version_info.minor} -m 
 class Systemd:
     """The manager. ``files`` are those of ``/etc/turn-accounting``."""
 
-    def __init__(self, files: Mapping[str, str], *, programs: Sequence[Path] = ()) -> None:
+    def __init__(self, files: Mapping[str, str]) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="ta-test-"))
         self._files = files
-        self._programs = programs
         self._process: subprocess.Popen[bytes] | None = None
         self._pid = 0
 
@@ -66,8 +68,7 @@ class Systemd:
         self._prepare()
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                ["unshare", "--mount", "--pid", "--cgroup", "--fork", "--kill-child"]
-                + ["--mount-proc", "bash", "-c", BOOT],
+                [*NEW_NAMESPACES, "bash", "-c", BOOT],
                 env={
                     "PATH": os.environ["PATH"],
                     "PREPARED": str(self.directory),
@@ -93,6 +94,12 @@ class Systemd:
         trace: TracebackType | None,
     ) -> None:
         assert self._process is not None
+        # A unit that ends removes its directory in /tmp.
+        subprocess.run(
+            [*self._enter(), "systemctl", "stop", "turn-accounting*"],
+            capture_output=True,
+            check=False,
+        )
         self._process.kill()  # --kill-child: with it the first process, and all of its namespace
         self._process.wait()
         if kind is None:
@@ -105,7 +112,7 @@ class Systemd:
     def run(self, *command: str) -> str:
         """Run a command beside systemd, as root; return its output."""
         done = subprocess.run(
-            ["nsenter", f"--target={self._pid}", "--mount", "--pid", "--cgroup", *command],
+            [*self._enter(), *command],
             capture_output=True,
             text=True,
             check=False,
@@ -114,6 +121,9 @@ class Systemd:
             f"{shlex.join(command)}: {done.stdout}{done.stderr}{self.logs()}"
         )
         return done.stdout
+
+    def _enter(self) -> list[str]:
+        return ["nsenter", f"--target={self._pid}", "--mount", "--pid", "--cgroup"]
 
     def properties(self, unit: str, *names: str) -> dict[str, str]:
         """Some properties of a unit."""
@@ -136,8 +146,7 @@ class Systemd:
         self._pid = int(pids[0])
         return (
             subprocess.run(
-                ["nsenter", f"--target={self._pid}", "--mount", "--pid"]
-                + ["systemctl", "is-active", "--quiet", "multi-user.target"],
+                [*self._enter(), "systemctl", "is-active", "--quiet", "multi-user.target"],
                 capture_output=True,
                 check=False,
             ).returncode

@@ -1,0 +1,132 @@
+"""The scripts of deploy/backup, run against a real Postgres as the nightly unit runs them."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import psycopg
+import pytest
+
+from tests.support.books import Books, channel, status_payload, traffic_payload
+from tests.support.deployments import DEPLOY
+from tests.support.postgres_programs import programs_directory
+
+BACKUP: Final = DEPLOY / "backup" / "turn-accounting-backup"
+DRILL: Final = DEPLOY / "backup" / "turn-accounting-restore-drill"
+DRILL_DATABASE: Final = "turn_accounting_drill"
+
+
+@pytest.fixture
+def filled_books(books: Books) -> Books:
+    books.receive(0, channel("status"), status_payload("new"))
+    books.receive(1, channel("traffic"), traffic_payload(1, 100, 1, 50))
+    books.receive(2, channel("status"), b"deleted")
+    books.receive(2, channel("total_traffic"), traffic_payload(1, 100, 1, 50))
+    books.advance_clock(3)
+    books.load()
+    books.run_jobs()
+    return books
+
+
+@pytest.fixture
+def dumps(tmp_path: Path) -> Path:
+    directory = tmp_path / "dumps"
+    directory.mkdir()
+    return directory
+
+
+def run(
+    script: Path, books: Books, directory: Path, settings: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run a script with nothing but libpq's variables, as the superuser."""
+    programs = [programs_directory(), Path(sys.executable).parent, os.environ["PATH"]]
+    return subprocess.run(
+        [script, directory],
+        env={
+            "PATH": os.pathsep.join(map(str, programs)),
+            "PYTHONPATH": str(DEPLOY.parent),
+            "PGHOST": str(books.server.running.socket_dir),
+            "PGUSER": "postgres",
+            "PGDATABASE": books.name,
+            **(settings or {}),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def databases(books: Books) -> set[str]:
+    with psycopg.connect(books.server.url()) as connection:
+        return {row[0] for row in connection.execute("SELECT datname FROM pg_database")}
+
+
+def test_a_backup_is_restored_and_its_books_are_proved(filled_books: Books, dumps: Path) -> None:
+    backup = run(BACKUP, filled_books, dumps)
+    assert backup.returncode == 0, backup.stderr
+    [dump] = dumps.iterdir()
+    assert backup.stdout == f"{dump}\n"
+    assert dump.stat().st_mode & 0o777 == 0o600
+    drill = run(DRILL, filled_books, dumps)
+    assert drill.returncode == 0, drill.stderr
+    assert "proved: 1 session and all figures that follow" in drill.stderr
+    assert drill.stdout.startswith(f"{dump}: restored and verified, 1 months of realms, ")
+    assert DRILL_DATABASE not in databases(filled_books)
+
+
+def test_a_backup_deletes_old_ones_only_when_it_is_complete(books: Books, dumps: Path) -> None:
+    old, recent = (dumps / f"turn-accounting-{name}.dump" for name in ("a", "b"))
+    other = dumps / "notes.txt"
+    for path in (old, recent, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    failed = run(BACKUP, books, dumps, {"PGDATABASE": "missing"})
+    assert failed.returncode != 0
+    assert 'database "missing" does not exist' in failed.stderr
+    assert set(dumps.iterdir()) == {old, recent, other}
+    made = run(BACKUP, books, dumps)
+    assert made.returncode == 0, made.stderr
+    assert set(dumps.iterdir()) == {recent, other, Path(made.stdout.strip())}
+
+
+def test_a_drill_fails_with_a_damaged_dump_and_leaves_no_database(
+    filled_books: Books, dumps: Path
+) -> None:
+    missing = run(DRILL, filled_books, dumps)
+    assert (missing.returncode, missing.stderr) == (1, f"no dump in {dumps}\n")
+    run(BACKUP, filled_books, dumps)
+    [dump] = dumps.iterdir()
+    dump.write_bytes(dump.read_bytes()[:-1000])
+    damaged = run(DRILL, filled_books, dumps)
+    assert damaged.returncode != 0
+    assert "pg_restore: error" in damaged.stderr
+    assert DRILL_DATABASE not in databases(filled_books)
+
+
+def test_a_drill_fails_when_the_books_in_the_dump_differ(filled_books: Books, dumps: Path) -> None:
+    with psycopg.connect(filled_books.server.url(database=filled_books.name)) as connection:
+        connection.execute("UPDATE accounting.user_usage_hourly SET received_bytes = 99")
+    run(BACKUP, filled_books, dumps)
+    differs = run(DRILL, filled_books, dumps)
+    assert differs.returncode == 1
+    assert "difference" in differs.stderr
+    assert DRILL_DATABASE not in databases(filled_books)
+
+
+def test_a_drill_fails_when_the_spools_do_not_reach_back_to_the_dump(
+    filled_books: Books, dumps: Path
+) -> None:
+    run(BACKUP, filled_books, dumps)
+    [dump] = dumps.iterdir()
+    os.utime(dump, (time.time() - 90_000, time.time() - 90_000))
+    old = run(DRILL, filled_books, dumps)
+    assert old.returncode == 1
+    assert "the spools reach back 86400 s" in old.stderr
+    kept = run(DRILL, filled_books, dumps, {"ACCOUNTING_SPOOL_RETENTION_SECONDS": "172800"})
+    assert kept.returncode == 0, kept.stderr
