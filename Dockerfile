@@ -26,10 +26,16 @@ RUN ACCOUNTING_COMPILE=1 /build/bin/pip wheel --no-cache-dir --disable-pip-versi
         --no-build-isolation --wheel-dir /dist . \
  && /build/bin/pip --python /venv/bin/python install --no-cache-dir --disable-pip-version-check \
         --no-deps /dist/*.whl
+# What is in the environment, with licences. Stops where one is unknown.
+COPY deploy/image/sbom.py deploy/image/sbom.py
+RUN mkdir -p /venv/share/turn-accounting \
+ && /venv/bin/python deploy/image/sbom.py /venv/lib/python*/site-packages \
+        > /venv/share/turn-accounting/sbom.cdx.json
 
 FROM python:3.12-slim
+# The group 0 may write there, as any user that OpenShift chooses is of it.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /data --shell /usr/sbin/nologin turn-accounting \
- && install -d -o turn-accounting -g turn-accounting -m 0700 /data
+ && install -d -o turn-accounting -g 0 -m 0770 /data
 COPY --from=build /venv /venv
 ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \

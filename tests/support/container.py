@@ -25,6 +25,19 @@ IMAGE_USER: Final = 10001
 NEW_NAMESPACES: Final = shlex.split(
     "unshare --mount --pid --ipc --uts --cgroup --fork --kill-child"
 )
+CHECKOUT: Final[Mapping[str, Path]] = {
+    "/opt/python": Path(sys.base_prefix),
+    "/opt/packages": Path(sysconfig.get_path("purelib")),
+    "/opt/project": ROOT,
+}
+"""What stands for an image: this Python, the packages of its environment, and the project."""
+CHECKOUT_ENVIRONMENT: Final[Mapping[str, str]] = {
+    "PATH": "/opt/python/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "PYTHONPATH": "/opt/project:/opt/packages",
+    "LD_LIBRARY_PATH": "/opt/python/lib",
+    "PYTHONUNBUFFERED": "1",
+    "ACCOUNTING_DATA_DIR": "/data",
+}
 # Arguments: the root, user and group; path here, path in the container and mode; `--`; the command.
 START: Final = """
 set -eu
@@ -75,6 +88,8 @@ class Container:
     user: int = IMAGE_USER
     group: int = IMAGE_USER
     command: Sequence[str] = ("python", "-m", "accounting")
+    image: Mapping[str, Path] = field(default_factory=lambda: dict(CHECKOUT))
+    image_environment: Mapping[str, str] = field(default_factory=lambda: dict(CHECKOUT_ENVIRONMENT))
     directory: Path = field(init=False)
     _process: subprocess.Popen[bytes] | None = field(init=False, default=None)
 
@@ -147,7 +162,7 @@ class Container:
 
     def _start(self, command: Sequence[str]) -> list[str]:
         mounts = [
-            *(("ro", path, where) for where, path in self._image().items()),
+            *(("ro", path, where) for where, path in self.image.items()),
             *(("rw", path, where) for where, path in self.volumes.items()),
             *(("ro", path, where) for where, path in self.files.items()),
         ]
@@ -155,20 +170,6 @@ class Container:
         given = [str(self.directory / "root"), str(self.user), str(self.group), *words, "--"]
         return [*NEW_NAMESPACES, "sh", "-c", START, "container", *given, *command]
 
-    def _image(self) -> dict[str, Path]:
-        return {
-            "/opt/python": Path(sys.base_prefix),
-            "/opt/packages": Path(sysconfig.get_path("purelib")),
-            "/opt/project": ROOT,
-        }
-
     def _environment(self) -> dict[str, str]:
         """Without HOME, as with a user that the image does not know."""
-        return {
-            "PATH": "/opt/python/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            "PYTHONPATH": "/opt/project:/opt/packages",
-            "LD_LIBRARY_PATH": "/opt/python/lib",
-            "PYTHONUNBUFFERED": "1",
-            "ACCOUNTING_DATA_DIR": "/data",
-            **self.environment,
-        }
+        return {**self.image_environment, **self.environment}
