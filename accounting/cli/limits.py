@@ -1,7 +1,7 @@
 """The commands for limits of usage: ``limit set|list|remove``."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
@@ -16,6 +16,9 @@ from accounting.domain.limits import Direction, Measure, Per
 from accounting.errors import UsageError
 from accounting.plurals import counted
 from accounting.reporting import limit_queries
+
+if TYPE_CHECKING:
+    from accounting.usage.limits.limit_rules import SetLimit
 
 MAX_PERCENT: Final = 1000
 _PERS: Final = ("hour", "day", "month", "period")
@@ -75,7 +78,9 @@ def set_limit(
     warn: Annotated[
         str | None,
         typer.Option(
-            "--warn", metavar="PERCENTS", help="Events also at these percents, such as 50,80,95."
+            "--warn",
+            metavar="PERCENTS",
+            help="Events also at these percents, at most ten, such as 50,80,95.",
         ),
     ] = None,
 ) -> None:
@@ -99,6 +104,7 @@ def set_limit(
         raise UsageError(f"--direction {direction!r}: expected both, received or sent")
     if direction != "both" and measure != "bytes":
         raise UsageError("--direction goes with --bytes")
+    chosen = cast(Direction, direction)
     with writer_engine(command_settings()) as engine:
         done = limit_rules.set_limit(
             engine,
@@ -106,16 +112,35 @@ def set_limit(
             user=user,
             every_user=every_user,
             measure=measure,
-            direction=cast(Direction, direction),
+            direction=chosen,
             per=cast(Per, per),
             amount=amount,
             warnings=_parse_percents(warn),
         )
-    events = counted(done.events, "event")
-    write_message(
-        f"limit {done.limit_id} is {'set' if done.is_changed else 'as it was'}; "
-        f"usage so far makes {events}"
-    )
+    write_message(_describe(done, measure, chosen))
+
+
+def _describe(done: "SetLimit", measure: Measure, direction: Direction) -> str:
+    """What setting a limit did."""
+    before = done.before
+    if before is None:
+        text = f"limit {done.limit_id} is set"
+    elif not done.is_changed:
+        text = f"limit {done.limit_id} is as it was"
+    else:
+        amount = _amount_text({"measure": measure, "direction": direction, "amount": before.amount})
+        percents = ", ".join(map(str, before.thresholds))
+        text = f"limit {done.limit_id} is changed; it was {amount}, with events at {percents} %"
+    return f"{text}; usage so far makes {_events_text(done.reached, done.cleared)}"
+
+
+def _events_text(reached: int, cleared: int) -> str:
+    texts = [
+        f"{counted(number, 'event')} {event_type}"
+        for number, event_type in ((reached, "limit.reached"), (cleared, "limit.cleared"))
+        if number
+    ]
+    return " and ".join(texts) or "no events"
 
 
 def _amount(
@@ -223,9 +248,13 @@ def remove(
         ),
     ],
 ) -> None:
-    """Remove a limit. Events that it made stay in the feed."""
+    """Remove a limit. Events that it made stay in the feed.
+
+    What it has reached in the hour, day, month or period that runs now is
+    cleared, with an event each.
+    """
     from accounting.usage.limits import limit_rules
 
     with writer_engine(command_settings()) as engine:
-        limit_rules.remove_limit(engine, limit_id)
-    write_message(f"limit {limit_id} is removed")
+        cleared = limit_rules.remove_limit(engine, limit_id)
+    write_message(f"limit {limit_id} is removed; that makes {_events_text(0, cleared)}")

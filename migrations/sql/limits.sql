@@ -16,19 +16,24 @@ CREATE TABLE accounting.limits (
     per text NOT NULL
         CONSTRAINT limit_length_is_known CHECK (per IN ('hour', 'day', 'month', 'period')),
     amount bigint NOT NULL CONSTRAINT amount_is_positive CHECK (amount > 0),
-    thresholds integer[] NOT NULL CONSTRAINT thresholds_have_the_limit CHECK (100 = ANY (thresholds)),
-    set_at timestamptz NOT NULL,
+    thresholds integer[] NOT NULL CONSTRAINT thresholds_have_the_limit
+        CHECK (100 = ANY (thresholds) AND cardinality(thresholds) <= 11),
+    set_at timestamptz NOT NULL CONSTRAINT limit_is_set_at_a_time CHECK (isfinite(set_at)),
     CONSTRAINT limits_pkey PRIMARY KEY (limit_id),
     CONSTRAINT limit_is_set_once
         UNIQUE NULLS NOT DISTINCT (realm_id, whom, user_key, measure, direction, per),
     CONSTRAINT limit_of_one_user_has_its_key CHECK ((whom = 'user') = (user_key IS NOT NULL)),
     CONSTRAINT only_bytes_have_a_direction CHECK (measure = 'bytes' OR direction = 'both')
 );
+-- What a roll-up asks of the limits of a realm, however many of its users have their own.
+CREATE INDEX limits_by_per ON accounting.limits (realm_id, per, set_at);
+CREATE INDEX limits_of_users_by_measure ON accounting.limits (realm_id, measure)
+    WHERE whom <> 'realm';
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.limits TO turn_accounting_writer;
 
 -- The thresholds that were reached, by bucket. user_key: zeros for a limit of the realm. usage and
--- amount: when it was reached last. cleared_at: when usage fell below it by a correction, or the
--- limit was changed; null while the threshold is reached.
+-- amount: when it was reached last, or when the limit was changed since and it stayed reached.
+-- cleared_at: when usage fell below it by a correction, or the limit was changed; null while the threshold is reached.
 CREATE TABLE accounting.limit_states (
     limit_id integer NOT NULL,
     realm_id integer NOT NULL,

@@ -11,6 +11,7 @@ from accounting.domain.amounts import parse_bytes
 from accounting.errors import UsageError
 from accounting.identities.erase import erase
 from accounting.identities.realm_rules import remove_realm
+from accounting.usage.limits.limit_queries import StoredLimit
 from accounting.usage.limits.limit_rules import SetLimit, remove_limit, set_limit
 from accounting.usage.rollup import rollup
 from tests.support.books import Books
@@ -80,7 +81,7 @@ def use(books: Books, allocation: FakeAllocation, second: float, received: int) 
 
 def test_each_threshold_is_one_event_when_usage_reaches_it(books: Books) -> None:
     alice = open_books(books)
-    assert limit(books, warnings=[50, 95]) == SetLimit(limit_id=1, is_changed=True, events=0)
+    assert limit(books, warnings=[50, 95]) == SetLimit(limit_id=1)
     for second, expected in (
         (10, []),
         (20, [(REACHED, 50, 600)]),
@@ -162,10 +163,11 @@ def test_setting_a_limit_counts_what_is_used_and_changing_it_clears_what_no_long
 ) -> None:
     alice = open_books(books)
     use(books, alice, 10, 900)
-    assert limit(books, warnings=[50]) == SetLimit(limit_id=1, is_changed=True, events=1)
-    assert limit(books, warnings=[50]) == SetLimit(limit_id=1, is_changed=False, events=0)
-    assert limit(books, amount=800).events == 2
-    assert limit(books, amount=2000).events == 1
+    assert limit(books, warnings=[50]) == SetLimit(limit_id=1, reached=1)
+    before = StoredLimit(1, 1000, (50, 100))
+    assert limit(books, warnings=[50]) == SetLimit(limit_id=1, before=before, is_changed=False)
+    assert limit(books, amount=800) == SetLimit(limit_id=1, before=before, reached=1, cleared=1)
+    assert limit(books, amount=2000).cleared == 1
     use(books, alice, 20, 1100)
     assert events(books) == [
         (REACHED, 50, 900),
@@ -175,10 +177,70 @@ def test_setting_a_limit_counts_what_is_used_and_changing_it_clears_what_no_long
         (REACHED, 100, 2000),
     ]
     assert states(books)[-1] == ("every_user", "alice", 100, 2000, True, 2)
-    remove_limit(books.engine, 1)
-    assert (states(books), books.rows("limits"), len(events(books))) == ([], [], 5)
+    assert remove_limit(books.engine, 1) == 1
+    assert (states(books), books.rows("limits"), len(events(books))) == ([], [], 6)
     with pytest.raises(UsageError, match="there is no limit 1"):
         remove_limit(books.engine, 1)
+
+
+def test_removing_a_limit_clears_what_it_has_reached_in_buckets_that_run(books: Books) -> None:
+    """A receiver that blocked the user has an event by which it unblocks."""
+    alice = open_books(books)
+    limit(books, per="hour", warnings=[50, 200])
+    limit(books, per="month", amount=1500)
+    use(books, alice, 10, 1000)
+    use(books, alice, HOUR, 600)
+    reached = {(row["starts_at"], row["threshold"]) for row in books.rows("limit_states")}
+    assert len(reached) == 4
+    assert remove_limit(books.engine, 1) == 1
+    [cleared] = [row for row in event_rows(books) if row["type"] == CLEARED]
+    assert cleared["payload"] == {
+        **event_rows(books)[-2]["payload"],
+        "limit_id": 1,
+        "per": "hour",
+        "amount": 1000,
+        "threshold": 50,
+        "usage": 600,
+        "starts_at": "2026-11-02T13:00:00+00:00",
+        "ends_at": "2026-11-02T14:00:00+00:00",
+    }
+    assert [(row["limit_id"], row["per"]) for row in books.rows("limit_states")] == [(2, "month")]
+    assert remove_limit(books.engine, 2) == 1
+    assert (books.rows("limit_states"), books.rows("limits")) == ([], [])
+
+
+def test_removing_a_limit_leaves_the_others_watched(books: Books) -> None:
+    """The last hour's score had the weight of a session, which is now zero."""
+    alice = open_books(books)
+    limit(books, per="hour")
+    limit(books, measure="sessions", per="day")
+    limit(books, user="alice", measure="session_seconds", per="day", amount=DAY)
+    use(books, alice, 10, 100)
+    remove_limit(books.engine, 2)
+    use(books, alice, 20, 5000)
+    remove_limit(books.engine, 3)
+    limit(books, per="hour", amount=6000)
+    use(books, alice, 30, 5000)
+    assert events(books) == [(REACHED, 100, 5100), (CLEARED, 100, 5100), (REACHED, 100, 10100)]
+
+
+def test_what_a_changed_limit_still_reaches_has_its_amount(books: Books) -> None:
+    alice = open_books(books)
+    limit(books, warnings=[50])
+    use(books, alice, 10, 1500)
+    assert limit(books, amount=2000, warnings=[50]).cleared == 1
+    [half, whole] = books.rows("limit_states", order="threshold")
+    assert (half["amount"], half["usage"], half["cleared_at"]) == (2000, 1500, None)
+    assert (whole["amount"], whole["cleared_at"] is None) == (1000, False)
+    use(books, alice, 20, 500)
+    assert events(books)[-1] == (REACHED, 100, 2000)
+
+
+def test_a_limit_has_at_most_ten_more_percents(books: Books) -> None:
+    open_books(books)
+    limit(books, warnings=[*range(1, 11), 100])
+    with pytest.raises(UsageError, match="at most 10 more percents"):
+        limit(books, warnings=range(1, 12))
 
 
 def test_a_correction_clears_and_more_usage_reaches_again(books: Books) -> None:
@@ -206,7 +268,7 @@ def test_buckets_that_ended_before_the_limit_was_set_have_none(books: Books) -> 
     alice = open_books(books)
     use(books, alice, 10, 5000)
     run_jobs_at(books, 40 * DAY)
-    assert limit(books).events == 0
+    assert limit(books) == SetLimit(limit_id=1)
     books.query(
         "INSERT INTO accounting.usage_deltas (realm_id, user_key, starts_at, received_bytes)"
         " SELECT realm_id, user_key, min(starts_at), 5000 FROM accounting.user_usage_hourly"

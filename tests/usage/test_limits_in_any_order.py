@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -12,10 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from accounting.domain.calendar import BucketLength, to_micros
+from accounting.domain.identity import user_key
 from accounting.domain.periods import periods
 from accounting.domain.realm_rules import RealmRules
 from accounting.errors import ConnectionLost
 from accounting.identities.realm_queries import all_rules
+from accounting.usage.limits.limit_rules import remove_limit, set_limit
 from accounting.usage.rollup import rollup
 from tests.support.books import Books
 from tests.support.crash_injection import (
@@ -29,7 +32,7 @@ from tests.support.servers import wait_until
 from tests.support.truncate import empty_database
 
 ZONES: Final = {"example.org": "America/New_York", "example.net": "UTC"}
-USERS: Final = tuple(UUID(int=number) for number in range(1, 4))
+USERS: Final = ("alice", "bob", "carol")
 FIRST_HOUR: Final = datetime(2026, 11, 14, 20, tzinfo=UTC)
 """Before midnight of the anchor day in both zones."""
 SET_AT: Final = FIRST_HOUR + timedelta(hours=2)
@@ -67,26 +70,24 @@ def changes_of(hours: Sequence[int]) -> st.SearchStrategy[list[Change]]:
 CHANGES: Final = st.lists(
     st.sampled_from([0, 1, 3, 4, 8, 9, 30, 400]), min_size=1, max_size=4
 ).flatmap(changes_of)
-LIMITS: Final = st.lists(
-    st.builds(
-        lambda per, whom, kind, amount, warnings: (per, whom, *kind, amount, warnings),
-        st.sampled_from(["hour", "day", "month", "period"]),
-        st.sampled_from(["every_user", "every_user", "user", "realm"]),
-        st.sampled_from(
-            [
-                ("bytes", "both"),
-                ("bytes", "received"),
-                ("bytes", "sent"),
-                ("sessions", "both"),
-                ("session_seconds", "both"),
-            ]
-        ),
-        st.sampled_from([1, 3, 100, 150, 300]),
-        st.sampled_from([[], [33], [50, 80, 120]]),
+LIMIT: Final = st.builds(
+    lambda per, whom, kind, amount, warnings: (per, whom, *kind, amount, warnings),
+    st.sampled_from(["hour", "day", "month", "period"]),
+    st.sampled_from(["every_user", "every_user", "user", "realm"]),
+    st.sampled_from(
+        [
+            ("bytes", "both"),
+            ("bytes", "received"),
+            ("bytes", "sent"),
+            ("sessions", "both"),
+            ("session_seconds", "both"),
+        ]
     ),
-    min_size=1,
-    max_size=4,
+    st.sampled_from([1, 3, 100, 150, 300]),
+    st.sampled_from([[], [33], [50, 80, 120]]),
 )
+STEPS: Final = st.lists(st.one_of(LIMIT, st.integers(0, 5)), max_size=3)
+"""Limits that are set or changed, and which of those that are set is removed."""
 
 
 class LimitPlayer:
@@ -106,25 +107,46 @@ class LimitPlayer:
                     "SELECT realm_id FROM accounting.realms WHERE realm = %s", [realm]
                 )
             ]
+            [identity_key] = connection.execute(
+                "SELECT identity_key FROM accounting.installation"
+            ).fetchone() or [b""]
+            self.keys = [
+                [
+                    UUID(bytes=user_key(bytes(identity_key), realm.encode(), user.encode()))
+                    for user in USERS
+                ]
+                for realm in ZONES
+            ]
+            for realm_id, [first, *_] in zip(self.realm_ids, self.keys, strict=True):
+                connection.execute(
+                    "INSERT INTO accounting.users (user_key, realm_id, user_id)"
+                    " VALUES (%s, %s, %s)",
+                    [first, realm_id, USERS[0]],
+                )
 
-    def set_limits(self, limits: Iterable[Sequence[Any]]) -> None:
-        for per, whom, measure, direction, amount, warnings in limits:
-            with psycopg.connect(self.books.url()) as connection:
-                for number, realm_id in enumerate(self.realm_ids):
-                    connection.execute(
-                        "INSERT INTO accounting.limits (realm_id, whom, user_key, measure,"
-                        " direction, per, amount, thresholds, set_at)"
-                        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
-                        " ON CONFLICT DO NOTHING",
-                        [
-                            realm_id, whom, self.user_key(number, 0) if whom == "user" else None,
-                            measure, direction, per, amount, sorted({*warnings, 100}), SET_AT,
-                        ],
-                    )  # fmt: skip
+    def change_limits(self, steps: Iterable[int | Sequence[Any]]) -> None:
+        for step in steps:
+            if isinstance(step, int):
+                limits = self.books.query("SELECT limit_id FROM accounting.limits ORDER BY 1")
+                if limits:
+                    remove_limit(self.books.engine, limits[step % len(limits)]["limit_id"])
+                continue
+            per, whom, measure, direction, amount, warnings = step
+            for realm in ZONES:
+                set_limit(
+                    self.books.engine,
+                    realm,
+                    user=USERS[0] if whom == "user" else None,
+                    every_user=whom == "every_user",
+                    measure=measure,
+                    direction=direction,
+                    per=per,
+                    amount=amount,
+                    warnings=warnings,
+                )
 
-    @staticmethod
-    def user_key(realm: int, user: int) -> UUID:
-        return UUID(int=USERS[user].int + 1000 * realm)
+    def user_key(self, realm: int, user: int) -> UUID:
+        return self.keys[realm][user]
 
     def add(self, changes: Iterable[Change]) -> None:
         with psycopg.connect(self.books.url()) as connection:
@@ -163,7 +185,7 @@ class LimitPlayer:
                 if limit["user_key"] not in (None, hour["user_key"]):
                     continue
                 start, end = span(rules[hour["realm_id"]], limit["per"], hour["starts_at"])
-                if end > to_micros(SET_AT):
+                if end > to_micros(limit["set_at"]):
                     user = UUID(int=0) if limit["whom"] == "realm" else hour["user_key"]
                     total = sums.setdefault((limit["limit_id"], user, start), [0] * 4)
                     for place, name in enumerate(COUNTERS):
@@ -222,16 +244,26 @@ def unit(limit: Mapping[str, Any]) -> int:
     return amount * 1_000_000 if limit["measure"] == "session_seconds" else amount
 
 
+Play = tuple[
+    list[Change],
+    list[Sequence[Any]],
+    list[tuple[int, list[int | Sequence[Any]]]],
+    int,
+]
 PLAYS: Final = st.tuples(
-    CHANGES, LIMITS, st.lists(st.integers(0, 20), max_size=10), st.integers(0, 60)
+    CHANGES,
+    st.lists(LIMIT, min_size=1, max_size=4),
+    st.lists(st.tuples(st.integers(0, 20), STEPS), max_size=10),
+    st.integers(0, 60),
 )
-"""Changes, limits, the changes before which there is a roll-up, and when one is killed."""
+"""Changes, limits, and when a roll-up is killed. There is one before some of the changes; after it,
+limits are set, changed and removed."""
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(PLAYS)
 def test_any_batching_and_any_kill_reaches_what_the_final_hours_reach(
-    shared_books: Books, played: tuple[list[Change], list[Sequence[Any]], list[int], int]
+    shared_books: Books, played: Play
 ) -> None:
     play(shared_books, *played)
 
@@ -240,9 +272,7 @@ def test_any_batching_and_any_kill_reaches_what_the_final_hours_reach(
 @pytest.mark.timeout(900)
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(PLAYS)
-def test_any_batching_and_any_kill_in_hundreds_of_plays(
-    shared_books: Books, played: tuple[list[Change], list[Sequence[Any]], list[int], int]
-) -> None:
+def test_any_batching_and_any_kill_in_hundreds_of_plays(shared_books: Books, played: Play) -> None:
     play(shared_books, *played)
 
 
@@ -250,17 +280,19 @@ def play(
     shared_books: Books,
     changes: list[Change],
     limits: list[Sequence[Any]],
-    cuts: list[int],
+    cuts: list[tuple[int, list[int | Sequence[Any]]]],
     moment: int,
 ) -> None:
     """Roll up between some of the changes; one of the roll-ups is killed at some statement."""
     player = LimitPlayer(shared_books)
-    player.set_limits(limits)
+    player.change_limits(limits)
     injector = CrashInjector()
-    borders = [0, *sorted(cuts), len(changes)]
+    cuts = sorted(cuts, key=itemgetter(0))
+    borders = [0, *(border for border, _ in cuts), len(changes)]
+    steps = [*(limits_then for _, limits_then in cuts), []]
     with crashing_engine(shared_books, injector) as engine:
         injector.arm(moment)
-        for begin, end in pairwise(borders):
+        for (begin, end), limits_then in zip(pairwise(borders), steps, strict=True):
             player.add(changes[begin:end])
             try:
                 rollup(engine)
@@ -270,4 +302,6 @@ def play(
                 )
                 injector.arm(0)
                 rollup(shared_books.engine)
+            player.assert_right()
+            player.change_limits(limits_then)
             player.assert_right()

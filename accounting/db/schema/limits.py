@@ -1,5 +1,8 @@
 """Limits of usage, and which of their thresholds were reached."""
 
+from typing import Final
+from uuid import UUID
+
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -17,7 +20,10 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from accounting.db.schema.columns import metadata, timestamp
 
-_SHOWN_KEY = text("(nullif(user_key, '00000000-0000-0000-0000-000000000000'::uuid))")
+REALM_KEY: Final = UUID(int=0)
+"""The user_key of what the realm as a whole has reached; migrations/sql write it out."""
+
+_SHOWN_KEY: Final = text(f"(nullif(user_key, '{REALM_KEY}'::uuid))")
 """As the view has it: null for a limit of the realm."""
 
 limits = Table(
@@ -33,6 +39,13 @@ limits = Table(
     Column("amount", BigInteger, nullable=False),
     Column("thresholds", ARRAY(Integer), nullable=False),
     Column("set_at", timestamp, nullable=False),
+    Index("limits_by_per", "realm_id", "per", "set_at"),
+    Index(
+        "limits_of_users_by_measure",
+        "realm_id",
+        "measure",
+        postgresql_where=text("whom <> 'realm'"),
+    ),
     UniqueConstraint(
         "realm_id",
         "whom",

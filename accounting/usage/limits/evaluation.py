@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
+from accounting.db.schema.limits import REALM_KEY
 from accounting.domain.limits import limit_bucket
 from accounting.domain.realm_rules import RealmRules
 from accounting.feed import outbox
@@ -20,7 +21,6 @@ from accounting.identities.realm_queries import names_by_id
 from accounting.usage import rollup_queries
 from accounting.usage.limits import limit_queries
 from accounting.usage.limits.limit_queries import (
-    REALM_KEY,
     Crossing,
     Limit,
     LimitBucket,
@@ -37,6 +37,13 @@ class Limited(NamedTuple):
 
     lengths: Sequence[LimitedLength]
     last_hours: Mapping[int, int]
+
+
+class Changes(NamedTuple):
+    """How many events an evaluation made."""
+
+    reached: int
+    cleared: int
 
 
 def prepare(connection: Connection, realm_ids: Collection[int]) -> Limited:
@@ -63,19 +70,41 @@ def evaluate(
     if limited.lengths:
         limit_queries.stage_buckets(connection, _buckets(limited, rules, hours), folds)
         limit_queries.stage_checks(connection)
-        _change_states(connection, limited)
+        limit_queries.count_usage(connection, _lengths(limited))
+        _change_states(connection)
+        limit_queries.set_next_checks(connection)
 
 
-def evaluate_realm(connection: Connection, rules: RealmRules, realm_id: int) -> int:
-    """Evaluate all limits of a realm for all of its usage; returns how many events that made.
+def evaluate_realm(
+    connection: Connection, rules: RealmRules, realm_id: int, *, removed: int | None = None
+) -> Changes:
+    """Evaluate all limits of a realm for all of its usage.
 
-    The caller holds the lock ``rollup``, and has staged no usage.
+    ``removed``: a limit that is removed meanwhile. What it has reached in the buckets that run now
+    is cleared; the others' next checks are set without it. The caller holds the lock ``rollup``,
+    and has staged no usage.
     """
+    if not stage_realm(connection, rules, realm_id).lengths:
+        return Changes(0, 0)
+    changes = _change_states(connection, removed)
+    limit_queries.change_reached_amounts(connection)
+    if removed is not None:
+        limit_queries.delete_limit(connection, removed)
+        limit_queries.stage_realms(connection, [realm_id])
+    limit_queries.set_next_checks(connection)
+    return changes
+
+
+def stage_realm(connection: Connection, rules: RealmRules, realm_id: int) -> Limited:
+    """Stage the usage of all limits of a realm; returns what is limited."""
     limited = prepare(connection, [realm_id])
     if not limited.lengths:
-        return 0
+        limit_queries.stage_buckets(connection, (), {})
+        return limited
     folds = {realm_id: 0} | rollup_queries.read_fold_watermarks(connection)
-    since = min(limit_bucket(rules, of.per, of.set_at).starts_at for of in limited.lengths)
+    since = min(
+        limit_bucket(rules, length.per, length.set_at).starts_at for length in limited.lengths
+    )
     until = rollup_queries.last_hour_end(connection, realm_id)
     hours = [
         (realm_id, hour)
@@ -85,7 +114,13 @@ def evaluate_realm(connection: Connection, rules: RealmRules, realm_id: int) -> 
     limit_queries.stage_all_users(connection)
     limit_queries.stage_checks(connection)
     limit_queries.stage_lost_states(connection, realm_id)
-    return _change_states(connection, limited)
+    limit_queries.count_usage(connection, _lengths(limited))
+    return limited
+
+
+def _lengths(limited: Limited) -> set[str]:
+    # What was lost is staged with the length "hour", which every realm has.
+    return {"hour", *(length.per for length in limited.lengths)}
 
 
 def _buckets(
@@ -95,25 +130,23 @@ def _buckets(
     by_realm: dict[int, set[int]] = {}
     for realm_id, hour in (*hours, *limited.last_hours.items()):
         by_realm.setdefault(realm_id, set()).add(hour)
-    for of in limited.lengths:
+    for realm_id, per, set_at in limited.lengths:
         ends_at = None
-        for hour in sorted(by_realm.get(of.realm_id, ())):
+        for hour in sorted(by_realm.get(realm_id, ())):
             if ends_at is None or hour >= ends_at:
-                bucket = limit_bucket(rules[of.realm_id], of.per, hour)
+                bucket = limit_bucket(rules[realm_id], per, hour)
                 ends_at = bucket.ends_at
-                if ends_at > of.set_at:
-                    yield LimitBucket(of.realm_id, of.per, bucket)
+                if ends_at > set_at:
+                    yield LimitBucket(realm_id, per, bucket)
 
 
-def _change_states(connection: Connection, limited: Limited) -> int:
+def _change_states(connection: Connection, removed: int | None = None) -> Changes:
     """Record what was reached, and enqueue its events.
 
     An event's id is made of its limit, user, bucket and threshold, and of how often that was
     reached: not of the usage, which depends on how reports were batched.
     """
-    # What was lost is of the length "hour", which every realm has.
-    pers = {"hour", *(of.per for of in limited.lengths)}
-    crossings = limit_queries.change_states(connection, pers)
+    crossings = limit_queries.change_states(connection, removed)
     if crossings:
         numbers = {crossing.limit_id for crossing in crossings}
         limits = limit_queries.read_limits(connection, numbers)
@@ -130,7 +163,8 @@ def _change_states(connection: Connection, limited: Limited) -> int:
                 for crossing in crossings
             ),
         )
-    return len(crossings)
+    reached = sum(crossing.type == "limit.reached" for crossing in crossings)
+    return Changes(reached, len(crossings) - reached)
 
 
 def _payload(limit: Limit, crossing: Crossing) -> dict[str, object]:

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from accounting.db.binary_copy import binary_cursor, copy_rows
 from accounting.db.engine import prefer_index_scans, psycopg_connection
 from accounting.db.queries import Queries
+from accounting.db.schema.limits import REALM_KEY
 from accounting.domain.calendar import Bucket, to_micros
 from accounting.feed.outbox import EventType
 
@@ -28,8 +29,6 @@ _BUCKETS: Final = (
     ("time_zone", "text"),
     ("folded_until", "timestamptz"),
 )
-REALM_KEY: Final = UUID(int=0)
-"""The key of a limit of the realm in ``limit_states``."""
 
 
 class LimitedLength(NamedTuple):
@@ -58,6 +57,14 @@ class Limit(NamedTuple):
     direction: str
     per: str
     amount: int
+
+
+class StoredLimit(NamedTuple):
+    """What can change of a limit."""
+
+    limit_id: int
+    amount: int
+    thresholds: tuple[int, ...]
 
 
 class Crossing(NamedTuple):
@@ -89,19 +96,34 @@ def read_limits(connection: Connection, limit_ids: Iterable[int]) -> dict[int, L
     return {row.limit_id: Limit(*row) for row in rows}
 
 
-def put_limit(connection: Connection, values: Mapping[str, Any]) -> tuple[int, bool]:
-    """Insert a limit, or change that of the same usage; its number, and whether that changed it."""
-    changed: int | None = connection.execute(_QUERIES.text("put_limit"), values).scalar()
-    if changed is not None:
-        return changed, True
-    unchanged: int = connection.execute(_QUERIES.text("find_limit"), values).scalar_one()
-    return unchanged, False
+def find_limit(connection: Connection, values: Mapping[str, Any]) -> StoredLimit | None:
+    """The limit of the same usage, if there is one."""
+    row = connection.execute(_QUERIES.text("find_limit"), values).one_or_none()
+    return None if row is None else StoredLimit(row.limit_id, row.amount, tuple(row.thresholds))
 
 
-def delete_limit(connection: Connection, limit_id: int) -> bool:
-    """Delete a limit and its states; False for an unknown limit."""
-    deleted = connection.execute(_QUERIES.text("delete_limit"), {"limit_id": limit_id})
-    return deleted.scalar() is not None
+def insert_limit(connection: Connection, values: Mapping[str, Any]) -> int:
+    """Insert a limit; returns its number."""
+    number: int = connection.execute(_QUERIES.text("insert_limit"), values).scalar_one()
+    return number
+
+
+def change_limit(connection: Connection, limit_id: int, values: Mapping[str, Any]) -> None:
+    """Change the amount and the thresholds of a limit."""
+    connection.execute(_QUERIES.text("change_limit"), {"limit_id": limit_id, **values})
+
+
+def realm_of_limit(connection: Connection, limit_id: int) -> int | None:
+    """The realm of a limit; None for an unknown limit."""
+    realm_id: int | None = connection.execute(
+        _QUERIES.text("realm_of_limit"), {"limit_id": limit_id}
+    ).scalar()
+    return realm_id
+
+
+def delete_limit(connection: Connection, limit_id: int) -> None:
+    """Delete a limit and its states."""
+    connection.execute(_QUERIES.text("delete_limit"), {"limit_id": limit_id})
 
 
 def create_scratch_tables(connection: Connection) -> None:
@@ -111,7 +133,11 @@ def create_scratch_tables(connection: Connection) -> None:
 
 
 def stage_realms(connection: Connection, realm_ids: Iterable[int]) -> dict[int, int]:
-    """Stage the realms whose users have limits; returns the start of the last hour of each."""
+    """Stage the realms whose users have limits; returns the start of the last hour of each.
+
+    In place of those staged before.
+    """
+    connection.execute(_QUERIES.text("clear_limit_realms"))
     connection.execute(_QUERIES.text("stage_limit_realms"), {"realm_ids": list(realm_ids)})
     rows = connection.execute(_QUERIES.text("read_last_hours"))
     return {realm_id: to_micros(last_hour) for realm_id, last_hour in rows}
@@ -156,7 +182,7 @@ def stage_checks(connection: Connection) -> None:
     """Stage the limits of the staged users, and those of the realms."""
     with prefer_index_scans(connection):
         connection.execute(_QUERIES.text("stage_last_hours"))
-        connection.execute(_QUERIES.text("stage_checks"))
+        connection.execute(_QUERIES.text("stage_checks"), {"realm_key": REALM_KEY})
 
 
 def stage_lost_states(connection: Connection, realm_id: int) -> None:
@@ -164,23 +190,39 @@ def stage_lost_states(connection: Connection, realm_id: int) -> None:
     connection.execute(_QUERIES.text("stage_lost_states"), {"realm_id": realm_id})
 
 
-def change_states(connection: Connection, pers: Iterable[str]) -> list[Crossing]:
-    """Compare the staged usage with the limits, and record what it reached or no longer reaches.
-
-    ``pers``: the lengths of the limits.
-    """
+def count_usage(connection: Connection, lengths: Iterable[str]) -> None:
+    """Sum the usage that is to be compared with the staged limits. ``lengths``: of these limits."""
     with prefer_index_scans(connection):
-        for level in sorted({_level(per) for per in pers}):
-            for of in ("user", "realm"):
+        for level in sorted({_level(length) for length in lengths}):
+            for whose in ("user", "realm"):
                 connection.execute(
-                    _QUERIES.text(f"count_{of}_usage", usage=f"{of}_usage_{_LEVELS[level]}"),
+                    _QUERIES.text(f"count_{whose}_usage", usage=f"{whose}_usage_{_LEVELS[level]}"),
                     {"level": level},
                 )
-        crossings = [Crossing(*row) for row in connection.execute(_QUERIES.text("change_states"))]
+
+
+def change_states(connection: Connection, removed: int | None) -> list[Crossing]:
+    """Record which thresholds the staged usage reaches, and which no longer.
+
+    ``removed``: a limit that reaches none in the buckets that run now.
+    """
+    with prefer_index_scans(connection):
+        rows = connection.execute(_QUERIES.text("change_states"), {"removed": removed})
+        return [Crossing(*row) for row in rows]
+
+
+def change_reached_amounts(connection: Connection) -> None:
+    """Give the amounts of changed limits to what the staged usage still reaches."""
+    with prefer_index_scans(connection):
+        connection.execute(_QUERIES.text("change_reached_amounts"))
+
+
+def set_next_checks(connection: Connection) -> None:
+    """Set up to which score the last hours of the staged users need no other look."""
+    with prefer_index_scans(connection):
         connection.execute(_QUERIES.text("set_next_checks"))
-        return crossings
 
 
-def _level(per: str) -> str:
+def _level(length: str) -> str:
     """The length of the usage that a bucket is summed from: a period's is the day."""
-    return "day" if per == "period" else per
+    return "day" if length == "period" else length

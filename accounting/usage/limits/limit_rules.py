@@ -13,18 +13,28 @@ from accounting.errors import UsageError
 from accounting.identities.realm_queries import find_realm, read_rules
 from accounting.identities.user_queries import find_user_key, unknown_user_error
 from accounting.usage.limits import evaluation, limit_queries
+from accounting.usage.limits.limit_queries import StoredLimit
 
 THE_LIMIT: Final = 100
 """The threshold that is the limit itself, in percent."""
 
 
+MAX_WARNINGS: Final = 10
+"""How many more thresholds a limit may have."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetLimit:
-    """A limit that was set. ``events``: how many its evaluation made at once."""
+    """A limit that was set. ``before``: what it was, if it was set before.
+
+    ``reached``, ``cleared``: how many events of each type its evaluation made at once.
+    """
 
     limit_id: int
-    is_changed: bool
-    events: int
+    before: StoredLimit | None = None
+    is_changed: bool = True
+    reached: int = 0
+    cleared: int = 0
 
 
 def set_limit(
@@ -43,8 +53,10 @@ def set_limit(
 
     Where the same is limited already, that limit is changed. It holds for the buckets that end
     later. ``warnings``: more percents of the amount at which there are events. Waits for a roll-up
-    that runs. Raises UsageError for an unknown realm or user.
+    that runs. Raises UsageError for an unknown realm or user, and for too many warnings.
     """
+    if len({*warnings} - {THE_LIMIT}) > MAX_WARNINGS:
+        raise UsageError(f"a limit has at most {MAX_WARNINGS} more percents")
     with lost_connections(), engine.begin() as connection:
         lock(connection, "rollup")
         realm_id = find_realm(connection, realm)
@@ -63,18 +75,37 @@ def set_limit(
             "amount": amount,
             "thresholds": sorted({*warnings, THE_LIMIT}),
         }
-        limit_id, is_changed = limit_queries.put_limit(connection, values)
-        rules = read_rules(connection, realm_id)
-        events = evaluation.evaluate_realm(connection, rules, realm_id)
-        return SetLimit(limit_id=limit_id, is_changed=is_changed, events=events)
+        before = limit_queries.find_limit(connection, values)
+        is_changed = before is None or (before.amount, [*before.thresholds]) != (
+            amount,
+            values["thresholds"],
+        )
+        if before is None:
+            limit_id = limit_queries.insert_limit(connection, values)
+        else:
+            limit_id = before.limit_id
+            if is_changed:
+                limit_queries.change_limit(connection, limit_id, values)
+        changes = evaluation.evaluate_realm(connection, read_rules(connection, realm_id), realm_id)
+        return SetLimit(
+            limit_id=limit_id,
+            before=before,
+            is_changed=is_changed,
+            reached=changes.reached,
+            cleared=changes.cleared,
+        )
 
 
-def remove_limit(engine: Engine, limit_id: int) -> None:
+def remove_limit(engine: Engine, limit_id: int) -> int:
     """Remove a limit, and what is known of its thresholds; its events stay in the feed.
 
-    Waits for a roll-up that runs. Raises UsageError for an unknown limit.
+    Clears what it has reached in the hour, day, month or period that runs now; returns how many
+    events that made. Waits for a roll-up that runs. Raises UsageError for an unknown limit.
     """
     with lost_connections(), engine.begin() as connection:
         lock(connection, "rollup")
-        if not limit_queries.delete_limit(connection, limit_id):
+        realm_id = limit_queries.realm_of_limit(connection, limit_id)
+        if realm_id is None:
             raise UsageError(f"there is no limit {limit_id}: `turn-accounting limit list`")
+        rules = read_rules(connection, realm_id)
+        return evaluation.evaluate_realm(connection, rules, realm_id, removed=limit_id).cleared

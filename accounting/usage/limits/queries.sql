@@ -22,7 +22,7 @@ CREATE TEMP TABLE IF NOT EXISTS staged_limit_buckets (
 ) ON COMMIT DELETE ROWS;
 
 -- name: create_staged_limit_checks
--- Scratch table for the limits to be looked at, by user and bucket. Zeros are the key of a realm.
+-- Scratch table for the limits to be looked at, by user and bucket.
 -- counted_until: the end of the bucket, or its start where the bucket no longer exists.
 CREATE TEMP TABLE IF NOT EXISTS staged_limit_checks (
     limit_id integer, realm_id integer, user_key uuid, level text,
@@ -38,57 +38,88 @@ CREATE TEMP TABLE IF NOT EXISTS staged_limit_usage (
 ) ON COMMIT DELETE ROWS;
 
 -- name: limited_lengths
--- The lengths of the limits of some realms, and since when the oldest holds.
-SELECT realm_id, per, min(set_at) AS set_at
-FROM accounting.limits
-WHERE realm_id = ANY (CAST(:realm_ids AS integer[]))
-GROUP BY realm_id, per;
+-- The lengths of the limits of some realms, and since when the oldest holds: from an index, since a realm
+-- can have a limit for each user.
+SELECT r.realm_id, p.per, l.set_at
+FROM unnest(CAST(:realm_ids AS integer[])) AS r (realm_id)
+CROSS JOIN (VALUES ('hour'), ('day'), ('month'), ('period')) AS p (per)
+CROSS JOIN LATERAL (
+    SELECT set_at FROM accounting.limits
+    WHERE realm_id = r.realm_id AND per = p.per
+    ORDER BY set_at LIMIT 1
+) l;
 
 -- name: read_limits
 -- Limits by their numbers.
 SELECT limit_id, realm_id, whom, measure, direction, per, amount
 FROM accounting.limits WHERE limit_id = ANY (CAST(:limit_ids AS integer[]));
 
--- name: put_limit
--- Inserts a limit, or changes that of the same usage. Nothing is returned where nothing changes.
-INSERT INTO accounting.limits AS l (
+-- name: find_limit
+-- The limit of the same usage.
+SELECT limit_id, amount, thresholds FROM accounting.limits
+WHERE realm_id = :realm_id AND whom = :whom AND measure = :measure AND direction = :direction
+    AND per = :per AND (
+        user_key = CAST(:user_key AS uuid)
+        OR CAST(:user_key AS uuid) IS NULL AND user_key IS NULL
+    );
+
+-- name: insert_limit
+-- Inserts a limit; returns its number.
+INSERT INTO accounting.limits (
     realm_id, whom, user_key, measure, direction, per, amount, thresholds, set_at
 )
 VALUES (
     :realm_id, :whom, :user_key, :measure, :direction, :per, :amount,
     CAST(:thresholds AS integer[]), accounting.database_now()
 )
-ON CONFLICT ON CONSTRAINT limit_is_set_once DO UPDATE SET
-    amount = excluded.amount, thresholds = excluded.thresholds, set_at = excluded.set_at
-WHERE (l.amount, l.thresholds) <> (excluded.amount, excluded.thresholds)
 RETURNING limit_id;
 
--- name: find_limit
--- The number of the limit of the same usage.
-SELECT limit_id FROM accounting.limits
-WHERE realm_id = :realm_id AND whom = :whom AND measure = :measure AND direction = :direction
-    AND per = :per AND user_key IS NOT DISTINCT FROM CAST(:user_key AS uuid);
+-- name: change_limit
+-- Changes the amount and the thresholds of a limit.
+UPDATE accounting.limits SET
+    amount = :amount, thresholds = CAST(:thresholds AS integer[]),
+    set_at = accounting.database_now()
+WHERE limit_id = :limit_id;
+
+-- name: realm_of_limit
+-- The realm of a limit.
+SELECT realm_id FROM accounting.limits WHERE limit_id = :limit_id;
 
 -- name: delete_limit
--- Deletes a limit and its states; returns its number.
+-- Deletes a limit and its states.
 WITH states AS (
     DELETE FROM accounting.limit_states WHERE limit_id = :limit_id
 )
-DELETE FROM accounting.limits WHERE limit_id = :limit_id RETURNING limit_id;
+DELETE FROM accounting.limits WHERE limit_id = :limit_id;
+
+-- name: clear_limit_realms
+-- Deletes the staged realms, whose limits have changed.
+DELETE FROM staged_limit_realms;
 
 -- name: stage_limit_realms
--- Stages the realms whose users have limits. A byte weighs as much as ten microseconds, and a session as
--- a megabyte.
+-- Stages the realms whose users have limits, from an index as above. The unit of scores is a microsecond
+-- of a session. A byte weighs as much as ten, and a session as ten seconds: an open allocation relays
+-- some 100 kB a second, so that what grows all the time uses up no other's distance long before.
 INSERT INTO staged_limit_realms
-SELECT l.realm_id,
+SELECT r.realm_id,
     (SELECT max(b.starts_at) FROM accounting.buckets b
-        WHERE b.realm_id = l.realm_id AND b.level = 'hour'),
-    CASE WHEN bool_or(l.measure = 'bytes') THEN 10 ELSE 0 END,
-    CASE WHEN bool_or(l.measure = 'sessions') THEN 10000000 ELSE 0 END,
-    CASE WHEN bool_or(l.measure = 'session_seconds') THEN 1 ELSE 0 END
-FROM accounting.limits l
-WHERE l.realm_id = ANY (CAST(:realm_ids AS integer[])) AND l.whom <> 'realm'
-GROUP BY l.realm_id;
+        WHERE b.realm_id = r.realm_id AND b.level = 'hour'),
+    CASE WHEN EXISTS (
+        SELECT FROM accounting.limits l
+        WHERE l.realm_id = r.realm_id AND l.whom <> 'realm' AND l.measure = 'bytes'
+    ) THEN 10 ELSE 0 END,
+    CASE WHEN EXISTS (
+        SELECT FROM accounting.limits l
+        WHERE l.realm_id = r.realm_id AND l.whom <> 'realm' AND l.measure = 'sessions'
+    ) THEN 10000000 ELSE 0 END,
+    CASE WHEN EXISTS (
+        SELECT FROM accounting.limits l
+        WHERE l.realm_id = r.realm_id AND l.whom <> 'realm' AND l.measure = 'session_seconds'
+    ) THEN 1 ELSE 0 END
+FROM unnest(CAST(:realm_ids AS integer[])) AS r (realm_id)
+WHERE EXISTS (
+    SELECT FROM accounting.limits l WHERE l.realm_id = r.realm_id AND l.whom <> 'realm'
+);
 
 -- name: read_last_hours
 -- The last hours of the staged realms that have usage.
@@ -132,7 +163,7 @@ JOIN accounting.limits l
     ON l.realm_id = b.realm_id AND l.whom = 'user' AND l.user_key = u.user_key AND l.per = b.per
     AND l.set_at < b.ends_at
 UNION ALL
-SELECT l.limit_id, b.realm_id, '00000000-0000-0000-0000-000000000000', b.level, b.starts_at,
+SELECT l.limit_id, b.realm_id, CAST(:realm_key AS uuid), b.level, b.starts_at,
     b.ends_at, b.time_zone, b.ends_at, b.folded_until
 FROM staged_limit_buckets b
 JOIN accounting.limits l
@@ -200,18 +231,20 @@ WHERE l.whom = 'realm' AND c.level = :level;
 
 -- name: change_states
 -- Records which thresholds the staged usage has reached that were not, and which it no longer reaches;
--- returns both. reached_amount: the amount at which the threshold was reached.
+-- returns both. reached_amount: the amount at which the threshold was reached. The limit :removed reaches
+-- none in a bucket that runs now.
 WITH reached AS MATERIALIZED (
     SELECT u.limit_id, l.realm_id, u.user_key, u.starts_at, t.threshold, u.ends_at, u.time_zone,
         l.amount, u.usage
     FROM staged_limit_usage u
     JOIN accounting.limits l USING (limit_id)
     CROSS JOIN LATERAL unnest(l.thresholds) AS t (threshold)
-    WHERE u.usage * 100 >= CAST(l.amount AS numeric) * t.threshold AND NOT EXISTS (
-        SELECT FROM accounting.limit_states s
-        WHERE s.limit_id = u.limit_id AND s.user_key = u.user_key AND s.starts_at = u.starts_at
-            AND s.threshold = t.threshold AND s.cleared_at IS NULL
-    )
+    WHERE u.usage * 100 >= CAST(l.amount AS numeric) * t.threshold
+        AND u.limit_id IS DISTINCT FROM CAST(:removed AS integer) AND NOT EXISTS (
+            SELECT FROM accounting.limit_states s
+            WHERE s.limit_id = u.limit_id AND s.user_key = u.user_key AND s.starts_at = u.starts_at
+                AND s.threshold = t.threshold AND s.cleared_at IS NULL
+        )
 ),
 no_longer AS MATERIALIZED (
     SELECT s.limit_id, s.user_key, s.starts_at, s.threshold, u.usage
@@ -219,9 +252,12 @@ no_longer AS MATERIALIZED (
     JOIN accounting.limit_states s
         ON s.limit_id = u.limit_id AND s.user_key = u.user_key AND s.starts_at = u.starts_at
     JOIN accounting.limits l ON l.limit_id = u.limit_id
-    WHERE s.cleared_at IS NULL AND NOT (
-        s.threshold = ANY (l.thresholds)
-        AND u.usage * 100 >= CAST(l.amount AS numeric) * s.threshold
+    WHERE s.cleared_at IS NULL AND (
+        s.limit_id = CAST(:removed AS integer) AND s.ends_at > accounting.database_now()
+        OR NOT (
+            s.threshold = ANY (l.thresholds)
+            AND u.usage * 100 >= CAST(l.amount AS numeric) * s.threshold
+        )
     )
 ),
 inserted AS (
@@ -254,6 +290,14 @@ SELECT 'limit.cleared', limit_id, user_key, starts_at, threshold, ends_at, usage
     times_reached
 FROM cleared
 ORDER BY limit_id, user_key, starts_at, threshold;
+
+-- name: change_reached_amounts
+-- Sets the amount and the usage of what a limit that was changed still reaches.
+UPDATE accounting.limit_states s SET amount = l.amount, usage = u.usage
+FROM staged_limit_usage u
+JOIN accounting.limits l USING (limit_id)
+WHERE s.limit_id = u.limit_id AND s.user_key = u.user_key AND s.starts_at = u.starts_at
+    AND s.cleared_at IS NULL AND s.amount <> l.amount;
 
 -- name: set_next_checks
 -- Sets up to which score the last hour of the staged users may grow before one of their limits can be
