@@ -12,6 +12,6 @@ are dropped only when nothing billed depends on them any more, or can be recompu
 - ``evidence_queries``: reads the evidence, key by key, up to a cutoff.
 - ``recompute``: folds evidence into sessions, also as they stood at ``checkpoints``.
 - ``recompute_books``: fills the ``recomputed_tables``.
-- ``comparison``, ``statement_check``: find what differs; ``differences`` names it.
+- ``comparison``, ``statement_check``, ``limit_check``: find what differs; ``differences`` names it.
 - ``rebuild_queries``, ``proof_records``: write.
 """

@@ -6,11 +6,13 @@ like all late usage. Sessions whose reports were dropped stay, and count in ever
 
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 
 from sqlalchemy import Connection, Engine
 
 from accounting.audit import comparison, evidence_queries, rebuild_queries
 from accounting.audit.differences import Difference, DifferenceFactory
+from accounting.audit.limit_check import check_limits
 from accounting.audit.recompute_books import RECOMPUTING, recompute_books
 from accounting.audit.snapshot import quiesced_snapshot
 from accounting.audit.verify import VerifyResult, compare_tables
@@ -79,8 +81,10 @@ def rebuild(
                     "dropped: see `turn-accounting verify`, and restore them from a backup first"
                 )
             differences = 0
-            for difference in compare_tables(
-                connection, DifferenceFactory(names, rules), realm_id, progress=progress
+            factory = DifferenceFactory(names, rules)
+            for difference in chain(
+                compare_tables(connection, factory, realm_id, progress=progress),
+                check_limits(connection, factory, realm_id),
             ):
                 differences += 1
                 yield difference

@@ -16,6 +16,7 @@ from accounting.audit.comparison import DERIVED_TABLES
 from accounting.audit.differences import Difference, DifferenceFactory
 from accounting.audit.evidence_queries import source_names
 from accounting.audit.finalized_queries import FinalizedMismatch
+from accounting.audit.limit_check import check_limits
 from accounting.audit.recompute_books import RECOMPUTING, recompute_books
 from accounting.audit.snapshot import quiesced_snapshot
 from accounting.audit.statement_check import (
@@ -235,6 +236,7 @@ def _table_differences(
         if period is not None and bounds is None:
             continue
         yield from compare_tables(connection, differences, realm_id, bounds, progress=progress)
+        yield from check_limits(connection, differences, realm_id, bounds)
 
 
 def compare_tables(

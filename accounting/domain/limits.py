@@ -1,6 +1,6 @@
 """Limits of usage: their kinds, and the buckets in which they count."""
 
-from typing import Literal
+from typing import Final, Literal
 
 from accounting.domain.calendar import Bucket, BucketLength
 from accounting.domain.periods import periods
@@ -9,6 +9,9 @@ from accounting.domain.realm_rules import RealmRules
 Measure = Literal["bytes", "sessions", "session_seconds"]
 Direction = Literal["both", "received", "sent"]
 Per = Literal["hour", "day", "month", "period"]
+"""The length of a limit's buckets."""
+THE_LIMIT: Final = 100
+"""The threshold that is the limit itself, in percent."""
 
 
 def limit_bucket(rules: RealmRules, per: str, time: int) -> Bucket:

@@ -56,27 +56,33 @@ FROM accounting.webhooks w ORDER BY w.number;
 SELECT count(*) FROM (SELECT FROM accounting.usage_deltas LIMIT :limit) deltas;
 
 -- name: limit_statuses
--- For each realm with limits their number, how many of its own it has reached in a bucket that runs now,
--- and how often users have reached theirs, counted up to :limit.
-SELECT r.realm, l.limits, o.reached AS realm_reached,
-    greatest(a.reached - o.reached, 0) AS users_reached
+-- For each realm with limits and each threshold of its limits: how many limits the realm has, how many
+-- of its own have reached that in a bucket that runs now, and how often users have, counted up to
+-- :limit. Limits of one user add no thresholds, of which there could be any number.
+SELECT r.realm, t.threshold, l.limits, o.reached AS realm_reached, u.reached AS users_reached
 FROM (SELECT realm_id, count(*) AS limits FROM accounting.limits GROUP BY realm_id) l
 JOIN accounting.realms r USING (realm_id)
 CROSS JOIN LATERAL (
+    SELECT 100 AS threshold
+    UNION
+    SELECT unnest(w.thresholds) FROM accounting.limits w
+    WHERE w.realm_id = l.realm_id AND w.whom IN ('realm', 'every_user')
+) t
+CROSS JOIN LATERAL (
     SELECT count(*) AS reached
     FROM accounting.limits w JOIN accounting.limit_states s USING (limit_id)
-    WHERE w.realm_id = l.realm_id AND w.whom = 'realm' AND s.threshold = 100
+    WHERE w.realm_id = l.realm_id AND w.whom = 'realm' AND s.threshold = t.threshold
         AND s.cleared_at IS NULL AND s.ends_at > accounting.database_now()
 ) o
 CROSS JOIN LATERAL (
     SELECT count(*) AS reached FROM (
-        SELECT FROM accounting.limits w JOIN accounting.limit_states s USING (limit_id)
-        WHERE w.realm_id = l.realm_id AND s.threshold = 100 AND s.cleared_at IS NULL
-            AND s.ends_at > accounting.database_now()
+        SELECT FROM accounting.limit_states s
+        WHERE s.realm_id = l.realm_id AND s.threshold = t.threshold AND s.cleared_at IS NULL
+            AND s.ends_at > accounting.database_now() AND s.user_key <> CAST(:realm_key AS uuid)
         LIMIT :limit
     ) s
-) a
-ORDER BY r.realm;
+) u
+ORDER BY r.realm, t.threshold;
 
 -- name: realm_statuses
 -- Each realm's live sessions, and its usage of the last day with its estimated and unattributed

@@ -56,9 +56,11 @@ CREATE INDEX limit_states_by_realm ON accounting.limit_states
 CREATE INDEX limit_states_by_user ON accounting.limit_states
     ((nullif(user_key, '00000000-0000-0000-0000-000000000000'::uuid)), starts_at, limit_id,
         threshold);
--- The limits that are reached now, for metrics and the pages of realms.
-CREATE INDEX limits_reached ON accounting.limit_states (limit_id, ends_at)
-    WHERE threshold = 100 AND cleared_at IS NULL;
+-- What is reached now: of one limit, for the pages of realms, and in a realm, for metrics.
+CREATE INDEX limits_reached ON accounting.limit_states (limit_id, threshold, ends_at)
+    WHERE cleared_at IS NULL;
+CREATE INDEX limits_reached_in_realm ON accounting.limit_states (realm_id, threshold, ends_at)
+    WHERE cleared_at IS NULL;
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.limit_states TO turn_accounting_writer;
 
 -- Most changes of an hour reach nothing. So a roll-up that changes the last hour of a realm looks at the

@@ -16,8 +16,11 @@ import yaml
 from accounting.capture.clock import steady_clock, this_boot, wall_clock
 from accounting.capture.spool.status import read_status
 from accounting.db.engine import Engine
+from accounting.db.queries import Queries
+from accounting.db.schema.limits import REALM_KEY
 from accounting.ingest.source_lease import lease_holder
 from accounting.ops.doctor.flow import check_flow
+from accounting.ops.monitoring.status_queries import LimitStatus
 from accounting.ops.registry import JOBS
 from accounting.ops.scheduler import run_job
 from accounting.sources import lease_queries
@@ -91,8 +94,8 @@ def test_reached_limits_have_a_metric_by_realm(books: Books) -> None:
     receive_usage(books)
     checkpoint_now(books)
     books.run_jobs()
-    of_realm = ("turn_accounting_realm_limits_reached", "example.org")
-    of_users = ("turn_accounting_user_limits_reached", "example.org")
+    of_realm = ("turn_accounting_realm_limits_reached", "example.org", "100")
+    of_users = ("turn_accounting_user_limits_reached", "example.org", "100")
     assert of_realm not in metrics_of(read_snapshot(books))
     limit = partial(set_limit, books.engine, "example.org", measure="bytes")
     limit(every_user=True, per="day", amount=100)
@@ -102,6 +105,12 @@ def test_reached_limits_have_a_metric_by_realm(books: Books) -> None:
     samples = metrics_of(read_snapshot(books))
     assert samples[of_users] == 1
     assert samples[of_realm] == 1
+    assert samples[of_users[0], "example.org", "1"] == 0
+    limit(per="month", amount=8_000, warnings=[50])
+    samples = metrics_of(read_snapshot(books))
+    assert (samples[of_realm], samples[of_realm[0], "example.org", "50"]) == (0, 1)
+    limit(per="month", amount=4_000)
+    assert (of_realm[0], "example.org", "50") not in metrics_of(read_snapshot(books))
     [finding] = [one for one in check_flow(read_snapshot(books)) if one.check == "limits"]
     assert finding.observed == "4 limits of usage; reached now: by realms 1, by users 1"
     limit(per="month", amount=4_001)
@@ -111,6 +120,24 @@ def test_reached_limits_have_a_metric_by_realm(books: Books) -> None:
     assert samples[of_realm] == 0
     books.set_database_clock(datetime.now(UTC) + timedelta(days=40))
     assert metrics_of(read_snapshot(books))[of_users] == 0
+
+
+def test_reached_limits_of_users_are_counted_beside_those_of_their_realm(books: Books) -> None:
+    """Those of the realm don't use up what is counted of users, here one."""
+    settings_for(books)
+    receive_usage(books)
+    checkpoint_now(books)
+    books.run_jobs()
+    for per in ("day", "month"):
+        set_limit(books.engine, "example.org", measure="bytes", per=per, amount=1)
+    set_limit(books.engine, "example.org", every_user=True, measure="bytes", per="day", amount=1)
+    with books.engine.connect() as connection:
+        statuses = connection.execute(
+            Queries("accounting.ops").text("limit_statuses"), {"limit": 1, "realm_key": REALM_KEY}
+        ).all()
+    assert [LimitStatus(*status) for status in statuses] == [
+        LimitStatus(realm="example.org", threshold=100, limits=3, realm_reached=2, users_reached=1)
+    ]
 
 
 def test_the_lag_of_a_stage_that_never_ran_is_infinite(books: Books) -> None:
@@ -284,10 +311,11 @@ def test_every_alert_uses_existing_metrics(books: Books) -> None:
         "TurnAccountingReportsSetAside",
         "TurnAccountingWebhookFailing",
         "TurnAccountingLimitReached",
+        "TurnAccountingLimitNear",
     ]
     for rule in group["rules"]:
         assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}
         assert re.fullmatch(r"\d+[smh]", rule["for"])
-        asked = re.findall(r"\b[a-z_]{4,}\b", rule["expr"])
+        asked = re.findall(r"\b[a-z_]{4,}\b", re.sub(r"\{[^}]*\}", "", rule["expr"]))
         assert asked
         assert known.issuperset(asked), rule["alert"]

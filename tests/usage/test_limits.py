@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from accounting.audit.rebuild import rebuild
+from accounting.audit.verify import verify
 from accounting.domain.amounts import parse_bytes
 from accounting.errors import UsageError
 from accounting.identities.erase import erase
@@ -368,9 +369,64 @@ def test_a_rebuild_of_right_books_restores_lost_states(books: Books) -> None:
     with psycopg.connect(books.url()) as connection:
         connection.execute("DELETE FROM accounting.limit_states")
         connection.execute("DELETE FROM accounting.feed_outbox")
-    assert list(rebuild(books.engine, "a test")) == []
+    assert [wrong.kind for wrong in rebuild(books.engine, "a test")] == ["missing"]
     assert states(books) == before
     assert [row["event_id"] for row in event_rows(books)] == [event["event_id"]]
+
+
+@pytest.mark.parametrize(
+    ("statement", "wrong", "clears"),
+    [
+        (
+            "DELETE FROM accounting.limit_states WHERE threshold = 50 AND limit_id = 1",
+            ("limit_states", "missing", "50 % of limit 1", "", "600"),
+            0,
+        ),
+        (
+            "UPDATE accounting.limit_states SET cleared_at = reached_at WHERE limit_id = 2",
+            ("limit_states", "missing", "100 % of limit 2", "", "600"),
+            0,
+        ),
+        (
+            (
+                "INSERT INTO accounting.limit_states SELECT limit_id, realm_id, user_key,"
+                " starts_at, 100, ends_at, time_zone, amount, 1000, reached_at, NULL, 1"
+                " FROM accounting.limit_states WHERE limit_id = 1"
+            ),
+            ("limit_states", "unfounded", "100 % of limit 1", "1000", "600"),
+            1,
+        ),
+        (
+            "UPDATE accounting.user_usage_hourly SET next_check_score = 10001",
+            ("user_usage_hourly", "differs", "next_check_score", "10001", "at most 10000"),
+            0,
+        ),
+    ],
+)
+def test_verify_finds_wrong_states_and_late_checks_and_a_rebuild_heals_them(
+    books: Books, statement: str, wrong: tuple[str, ...], clears: int
+) -> None:
+    alice = open_books(books)
+    limit(books, per="day", warnings=[50])
+    limit(books, every_user=False, per="period", amount=600)
+    use(books, alice, 10, 600)
+    right, rebuilds = states(books), list(rebuild(books.engine, "nothing is wrong"))
+    assert (list(verify(books.engine)), rebuilds) == ([], [])
+    with psycopg.connect(books.url()) as connection:
+        connection.execute(statement.encode())
+    for found in (verify(books.engine), rebuild(books.engine, "a test")):
+        [difference] = found
+        assert (
+            difference.what,
+            difference.kind,
+            difference.column,
+            difference.booked,
+            difference.recomputed,
+        ) == wrong
+    assert list(verify(books.engine)) == []
+    assert [row[:5] for row in states(books) if row[4]] == [row[:5] for row in right]
+    cleared = books.query(f"SELECT FROM accounting.feed_outbox WHERE type = '{CLEARED}'")
+    assert len(cleared) == clears
 
 
 def test_an_erasure_leaves_the_states_without_a_name(books: Books) -> None:

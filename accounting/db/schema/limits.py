@@ -78,7 +78,15 @@ limit_states = Table(
     Index(
         "limits_reached",
         "limit_id",
+        "threshold",
         "ends_at",
-        postgresql_where=text("threshold = 100 AND cleared_at IS NULL"),
+        postgresql_where=text("cleared_at IS NULL"),
+    ),
+    Index(
+        "limits_reached_in_realm",
+        "realm_id",
+        "threshold",
+        "ends_at",
+        postgresql_where=text("cleared_at IS NULL"),
     ),
 )

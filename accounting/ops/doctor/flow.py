@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Final
 
+from accounting.domain.limits import THE_LIMIT
 from accounting.ops.doctor.findings import Finding, error, ok, warning
 from accounting.ops.monitoring.health import (
     MAX_CAPTURE_LAG_SECONDS,
@@ -166,9 +167,10 @@ def _check_gaps(database: DatabaseStatus) -> Finding:
 
 def _check_limits(database: DatabaseStatus) -> Finding:
     """Nothing is wrong where a limit is reached."""
-    limits = counted(sum(status.limits for status in database.limits), "limit")
-    by_realms = sum(status.realm_reached for status in database.limits)
-    by_users = sum(status.users_reached for status in database.limits)
+    statuses = [status for status in database.limits if status.threshold == THE_LIMIT]
+    limits = counted(sum(status.limits for status in statuses), "limit")
+    by_realms = sum(status.realm_reached for status in statuses)
+    by_users = sum(status.users_reached for status in statuses)
     observed = f"{limits} of usage; reached now: by realms {by_realms:,}, by users {by_users:,}"
     return ok(COMPONENT, "limits", observed)
 

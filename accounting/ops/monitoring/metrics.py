@@ -264,15 +264,17 @@ def _limit_metrics(database: DatabaseStatus) -> Iterator[Metric]:
     limits = database.limits
     yield _gauge(
         "realm_limits_reached",
-        "Limits of the realm as a whole that are reached now.",
-        ((status.realm, status.realm_reached) for status in limits),
+        "Limits of the realm as a whole of which this percent is reached now.",
+        ((status.realm, status.threshold, status.realm_reached) for status in limits),
         "realm",
+        "threshold",
     )
     yield _gauge(
         "user_limits_reached",
-        "How often users have reached a limit now, counted up to 10,000.",
-        ((status.realm, status.users_reached) for status in limits),
+        "How often users have reached this percent of a limit now, counted up to 10,000.",
+        ((status.realm, status.threshold, status.users_reached) for status in limits),
         "realm",
+        "threshold",
     )
 
 

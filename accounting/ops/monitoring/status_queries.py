@@ -17,6 +17,7 @@ from accounting.db.migrations import current_revision
 from accounting.db.queries import Queries
 from accounting.db.revisions import head_revision
 from accounting.db.schema import job_runs, message_counts, sources
+from accounting.db.schema.limits import REALM_KEY
 from accounting.domain.calendar import to_micros
 from accounting.reporting import view_queries
 from accounting.sessions.relay_threads import read_statuses
@@ -122,13 +123,14 @@ class RealmStatus:
 
 
 class LimitStatus(NamedTuple):
-    """The limits of a realm, and which are reached in an hour, day, month or period that runs now.
+    """How often a threshold of a realm's limits is reached now: in a bucket that runs.
 
-    ``realm_reached``: how many of the realm as a whole. ``users_reached``: how often users have
-    reached theirs, up to LIMITS_REACHED_LIMIT.
+    ``limits``: how many the realm has. ``realm_reached``: how many limits of the realm as a whole.
+    ``users_reached``: how often users have reached theirs, up to LIMITS_REACHED_LIMIT.
     """
 
     realm: str
+    threshold: int
     limits: int
     realm_reached: int
     users_reached: int
@@ -236,7 +238,8 @@ def read_database_status(engine: Engine) -> DatabaseStatus:
             limits=tuple(
                 LimitStatus(*row)
                 for row in connection.execute(
-                    _QUERIES.text("limit_statuses"), {"limit": LIMITS_REACHED_LIMIT}
+                    _QUERIES.text("limit_statuses"),
+                    {"limit": LIMITS_REACHED_LIMIT, "realm_key": REALM_KEY},
                 )
             ),
             silent_threads=tuple(_silent_threads(connection, source_rows)),

@@ -7,13 +7,13 @@ compare the usage of whole buckets, so that they agree.
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import NamedTuple
 
 from sqlalchemy import Connection
 
 from accounting.db.schema.limits import REALM_KEY
+from accounting.domain.calendar import from_micros
 from accounting.domain.limits import limit_bucket
 from accounting.domain.realm_rules import RealmRules
 from accounting.feed import outbox
@@ -206,5 +206,5 @@ def _number(usage: Decimal) -> int | float:
     return int(usage) if usage == usage.to_integral_value() else float(usage)
 
 
-def _iso_time(time: datetime) -> str:
-    return time.astimezone(UTC).isoformat()
+def _iso_time(time: int) -> str:
+    return from_micros(time).isoformat()

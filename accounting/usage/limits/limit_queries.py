@@ -1,10 +1,10 @@
 """Rows of ``limits`` and ``limit_states``, and the usage that is compared with them.
 
-A writer holds the lock ``rollup``.
+A writer holds the lock ``rollup``. Times are microseconds since the epoch. ``per`` of a limit is
+the length of its buckets; ``level`` is the length of the usage that they are summed from.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -32,7 +32,7 @@ _BUCKETS: Final = (
 
 
 class LimitedLength(NamedTuple):
-    """A length of limits that a realm has. ``set_at``: the oldest, in microseconds."""
+    """A length of limits that a realm has. ``set_at``: since when the oldest holds."""
 
     realm_id: int
     per: str
@@ -76,12 +76,36 @@ class Crossing(NamedTuple):
     type: EventType
     limit_id: int
     user_key: UUID
-    starts_at: datetime
+    starts_at: int
     threshold: int
-    ends_at: datetime
+    ends_at: int
     usage: Decimal
     reached_amount: int
     times_reached: int
+
+
+class WrongState(NamedTuple):
+    """A threshold that is reached and has no state (`missing`), or the reverse (`unfounded`).
+
+    ``usage``: of the bucket, which starts at ``starts_at``. ``stored_usage``: what the state says.
+    """
+
+    kind: str
+    limit_id: int
+    user_key: UUID
+    starts_at: int
+    threshold: int
+    usage: Decimal
+    stored_usage: Decimal | None
+
+
+class LateCheck(NamedTuple):
+    """The last hour of a user, with a ``next_check_score`` above the ``highest`` right one."""
+
+    user_key: UUID
+    starts_at: int
+    next_check_score: int
+    highest: int
 
 
 def limited_lengths(connection: Connection, realm_ids: Collection[int]) -> list[LimitedLength]:
@@ -147,8 +171,8 @@ def stage_buckets(
     connection: Connection, buckets: Iterable[LimitBucket], folds: Mapping[int, int]
 ) -> None:
     """Stage the buckets to be looked at. ``folds``: the fold watermarks of their realms."""
-    for table in ("buckets", "checks", "usage"):
-        connection.execute(_QUERIES.text(f"create_staged_limit_{table}"))
+    for table in ("limit_buckets", "limit_checks", "limit_usage", "next_checks"):
+        connection.execute(_QUERIES.text(f"create_staged_{table}"))
     with binary_cursor(psycopg_connection(connection)) as cursor:
         copy_rows(
             cursor,
@@ -207,8 +231,11 @@ def change_states(connection: Connection, removed: int | None) -> list[Crossing]
     ``removed``: a limit that reaches none in the buckets that run now.
     """
     with prefer_index_scans(connection):
-        rows = connection.execute(_QUERIES.text("change_states"), {"removed": removed})
-        return [Crossing(*row) for row in rows]
+        rows = connection.execute(_QUERIES.text("change_states"), {"removed": removed}).all()
+    return [
+        Crossing(*row)._replace(starts_at=to_micros(row.starts_at), ends_at=to_micros(row.ends_at))
+        for row in rows
+    ]
 
 
 def change_reached_amounts(connection: Connection) -> None:
@@ -220,7 +247,23 @@ def change_reached_amounts(connection: Connection) -> None:
 def set_next_checks(connection: Connection) -> None:
     """Set up to which score the last hours of the staged users need no other look."""
     with prefer_index_scans(connection):
+        connection.execute(_QUERIES.text("stage_next_checks"))
         connection.execute(_QUERIES.text("set_next_checks"))
+
+
+def find_wrong_states(connection: Connection) -> list[WrongState]:
+    """Where the stored states are not what the staged usage reaches."""
+    with prefer_index_scans(connection):
+        rows = connection.execute(_QUERIES.text("find_wrong_states")).all()
+    return [WrongState(row[0], row[1], row[2], to_micros(row[3]), *row[4:]) for row in rows]
+
+
+def find_late_checks(connection: Connection) -> list[LateCheck]:
+    """The staged users whose limits would be looked at too late."""
+    with prefer_index_scans(connection):
+        connection.execute(_QUERIES.text("stage_next_checks"))
+        rows = connection.execute(_QUERIES.text("find_late_checks")).all()
+    return [LateCheck(row[0], to_micros(row[1]), *row[2:]) for row in rows]
 
 
 def _level(length: str) -> str:

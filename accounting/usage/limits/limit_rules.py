@@ -8,16 +8,12 @@ from sqlalchemy import Engine
 
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock
-from accounting.domain.limits import Direction, Measure, Per
+from accounting.domain.limits import THE_LIMIT, Direction, Measure, Per
 from accounting.errors import UsageError
 from accounting.identities.realm_queries import find_realm, read_rules
 from accounting.identities.user_queries import find_user_key, unknown_user_error
 from accounting.usage.limits import evaluation, limit_queries
 from accounting.usage.limits.limit_queries import StoredLimit
-
-THE_LIMIT: Final = 100
-"""The threshold that is the limit itself, in percent."""
-
 
 MAX_WARNINGS: Final = 10
 """How many more thresholds a limit may have."""

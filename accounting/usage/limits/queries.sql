@@ -37,6 +37,12 @@ CREATE TEMP TABLE IF NOT EXISTS staged_limit_usage (
     starts_at timestamptz, ends_at timestamptz, time_zone text, usage numeric
 ) ON COMMIT DELETE ROWS;
 
+-- name: create_staged_next_checks
+-- Scratch table for the next_check_score of the last hours of the staged users.
+CREATE TEMP TABLE IF NOT EXISTS staged_next_checks (
+    user_key uuid, starts_at timestamptz, next_check_score bigint
+) ON COMMIT DELETE ROWS;
+
 -- name: limited_lengths
 -- The lengths of the limits of some realms, and since when the oldest holds: from an index, since a realm
 -- can have a limit for each user.
@@ -299,11 +305,13 @@ JOIN accounting.limits l USING (limit_id)
 WHERE s.limit_id = u.limit_id AND s.user_key = u.user_key AND s.starts_at = u.starts_at
     AND s.cleared_at IS NULL AND s.amount <> l.amount;
 
--- name: set_next_checks
--- Sets up to which score the last hour of the staged users may grow before one of their limits can be
--- reached. What grows by the distance to a threshold makes the score grow by at
--- least as much times its weight. Without a distance none can be reached.
-UPDATE accounting.user_usage_hourly h SET next_check_score = n.distance + accounting.limit_score(
+-- name: stage_next_checks
+-- Stages up to which score the last hour of the staged users may grow before one of their limits can be
+-- reached. Usage that grows by the distance to a threshold makes the score grow by at least that times
+-- the weight of its measure, so the smallest of these products bounds it. A user whose limits are all
+-- reached, or that has none, needs no other look.
+INSERT INTO staged_next_checks
+SELECT h.user_key, h.starts_at, n.distance + accounting.limit_score(
     n.bytes_weight, n.sessions_weight, n.microseconds_weight,
     h.received_bytes, h.sent_bytes, h.sessions_started, h.session_microseconds)
 FROM (
@@ -328,4 +336,42 @@ FROM (
         AND r.last_hour >= d.starts_at AND r.last_hour < d.ends_at
     GROUP BY d.user_key, r.realm_id
 ) n
-WHERE h.user_key = n.user_key AND h.starts_at = n.last_hour;
+JOIN accounting.user_usage_hourly h ON h.user_key = n.user_key AND h.starts_at = n.last_hour;
+
+-- name: set_next_checks
+-- Sets the staged scores.
+UPDATE accounting.user_usage_hourly h SET next_check_score = n.next_check_score
+FROM staged_next_checks n
+WHERE h.user_key = n.user_key AND h.starts_at = n.starts_at;
+
+-- name: find_late_checks
+-- The last hours of users whose limits would be looked at too late, with the score as it is and as it
+-- should be at most.
+SELECT h.user_key, h.starts_at, h.next_check_score, n.next_check_score AS highest
+FROM staged_next_checks n
+JOIN accounting.user_usage_hourly h USING (user_key, starts_at)
+WHERE h.next_check_score > n.next_check_score
+ORDER BY h.user_key;
+
+-- name: find_wrong_states
+-- The thresholds that the staged usage reaches where there is no such state, and the states of
+-- thresholds that it does not reach.
+SELECT 'missing' AS kind, u.limit_id, u.user_key, u.starts_at, t.threshold, u.usage,
+    CAST(NULL AS numeric) AS stored_usage
+FROM staged_limit_usage u
+JOIN accounting.limits l USING (limit_id)
+CROSS JOIN LATERAL unnest(l.thresholds) AS t (threshold)
+LEFT JOIN accounting.limit_states s ON s.limit_id = u.limit_id AND s.user_key = u.user_key
+    AND s.starts_at = u.starts_at AND s.threshold = t.threshold AND s.cleared_at IS NULL
+WHERE u.usage * 100 >= CAST(l.amount AS numeric) * t.threshold AND s.limit_id IS NULL
+UNION ALL
+SELECT 'unfounded', u.limit_id, u.user_key, u.starts_at, s.threshold, u.usage, s.usage
+FROM staged_limit_usage u
+JOIN accounting.limits l USING (limit_id)
+JOIN accounting.limit_states s
+    ON s.limit_id = u.limit_id AND s.user_key = u.user_key AND s.starts_at = u.starts_at
+WHERE s.cleared_at IS NULL AND NOT (
+    s.threshold = ANY (l.thresholds)
+    AND u.usage * 100 >= CAST(l.amount AS numeric) * s.threshold
+)
+ORDER BY starts_at, limit_id, user_key, threshold;
