@@ -59,6 +59,7 @@ API: Final[Mapping[str, str]] = {
     "adjustments, deep": "/api/v1/adjustments?realm={realm}&period={period}",
     "limits": "/api/v1/limits",
     "limits, realm, deep": "/api/v1/limits?realm={realm}",
+    "limit usage": "/api/v1/limit-usage?limit_id={limit_id}",
     "limit states": "/api/v1/limit-states",
     "limit states, deep": "/api/v1/limit-states?until=2026-11-20",
     "limit states, realm, deep": "/api/v1/limit-states?realm={realm}",
@@ -80,6 +81,8 @@ DEEP: Final = "deep"
 NAMES: Final = """
 SELECT r.realm, u.user_key::text, u.user_id, min(p.period)::text AS period,
     max(p.period)::text AS open_period,
+    (SELECT min(limit_id)::text FROM accounting.limits l
+        WHERE l.realm_id = r.realm_id AND l.whom = 'every_user' AND l.per = 'month') AS limit_id,
     (SELECT max(seq) / 2 FROM accounting.feed)::text AS feed_middle,
     (SELECT session_id::text FROM accounting.sessions WHERE user_key = u.user_key AND confirmed
         AND ended_at IS NOT NULL ORDER BY started_at DESC LIMIT 1) AS session_id,
@@ -92,7 +95,7 @@ CROSS JOIN LATERAL (
     ORDER BY u.user_id OFFSET 10 LIMIT 1
 ) u
 WHERE r.realm = %s
-GROUP BY r.realm, u.user_key, u.user_id
+GROUP BY r.realm_id, r.realm, u.user_key, u.user_id
 """
 
 

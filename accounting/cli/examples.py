@@ -105,6 +105,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
         "turn-accounting limit list",
         "turn-accounting limit list --realm example.org --json",
     ),
+    "limit status": (
+        "turn-accounting limit status",
+        "turn-accounting limit status --realm example.org --top 10",
+    ),
     "limit remove": (
         "turn-accounting limit remove 1",
         "turn-accounting limit remove 2",

@@ -1,4 +1,4 @@
-"""The commands for limits of usage: ``limit set|list|remove``."""
+"""The commands for limits of usage: ``limit set|list|status|remove``."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
@@ -27,9 +27,13 @@ _DIRECTIONS: Final = ("both", "received", "sent")
 
 def register(app: typer.Typer) -> None:
     """Add the group ``limit``."""
-    group = typer.Typer(help="Set, list and remove limits of usage.", no_args_is_help=True)
+    group = typer.Typer(
+        help="Set, list and remove limits of usage, and show how much is used.",
+        no_args_is_help=True,
+    )
     group.command("set")(set_limit)
     group.command("list")(list_limits)
+    group.command("status")(status)
     group.command("remove")(remove)
     app.add_typer(group, name="limit")
 
@@ -180,9 +184,14 @@ def _whom(limit: Mapping[str, Any]) -> str:
         case "realm":
             return "the realm"
         case "user":
-            return str(limit["user_id"])
+            return _user_name(limit)
         case _:
             return "every user"
+
+
+def _user_name(row: Mapping[str, Any]) -> str:
+    """A user without a name may have been erased: the key tells which one it is."""
+    return str(row["user_id"] or f"no name, key {row['user_key']}")
 
 
 def _amount_text(limit: Mapping[str, Any]) -> str:
@@ -235,6 +244,57 @@ def list_limits(realm: Realm = None, *, form: ListForm) -> None:
         command_settings(),
         lambda arrangement: limit_queries.limits(realm, arrangement=arrangement),
         _LIMITS,
+        form,
+        realm=realm,
+    )
+
+
+_USAGE: Final = Listing(
+    plain={
+        "limit_id": "limit",
+        "realm": "realm",
+        "whom": "whom",
+        "user_id": "user_id",
+        "measure": "measure",
+        "direction": "direction",
+        "per": "per",
+        "amount": "amount",
+        "usage": "usage",
+        "percent": "percent",
+        "ends_at": "until",
+    },
+    columns=(
+        Column(field="limit_id", heading="limit", kind=Kind.COUNT),
+        Column(field="realm", heading="realm", kind=Kind.NAME),
+        Column(field="limited", heading="whom", kind=Kind.NAME),
+        Column(field="limit", heading="amount"),
+        Column(field="per", heading="per"),
+        Column(field="used", heading="used"),
+        Column(field="percent", heading="percent"),
+        Column(field="ends_at", heading="until (UTC)", text=minute, rank=1),
+    ),
+    rank="percent",
+    empty="There are no limits of usage in an hour, day, month or period that runs now.",
+    default_limit=20,
+    fields={
+        "limited": lambda row: "the realm" if row["whom"] == "realm" else _user_name(row),
+        "limit": _amount_text,
+        "used": lambda row: _amount_text({**row, "amount": row["usage"], "direction": "both"}),
+    },
+)
+
+
+@list_options(lambda: _USAGE)
+def status(realm: Realm = None, *, form: ListForm) -> None:
+    """Show how much of each limit is used now, the nearest users first.
+
+    Of a limit of every user these are the users with most usage in the hour,
+    day, month or period that runs now.
+    """
+    write_query(
+        command_settings(),
+        lambda arrangement: limit_queries.nearest(realm, arrangement=arrangement),
+        _USAGE,
         form,
         realm=realm,
     )

@@ -69,7 +69,9 @@ COMMAND_GROUPS: Final[Mapping[str, Mapping[str, CommandEntry]]] = {  # as the he
             "statement", "Show a closed period: lines, total, gaps and adjustments."
         ),
         "adjust": CommandEntry("periods", "Correct a closed period by hand."),
-        "limit": CommandEntry("limits", "Set, list and remove limits of usage."),
+        "limit": CommandEntry(
+            "limits", "Set, list and remove limits of usage, and show how much is used."
+        ),
         "feed": CommandEntry("feed", "Print the billing worker's events."),
         "webhook": CommandEntry(
             "webhook", "Deliver the feed to other servers, signed and in order."

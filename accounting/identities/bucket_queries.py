@@ -9,7 +9,7 @@ from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from accounting.db.queries import Queries
-from accounting.db.schema import buckets, limit_states, limits
+from accounting.db.schema import buckets, limit_periods, limit_states, limits
 from accounting.domain.calendar import (
     TIME_MIN,
     Bucket,
@@ -82,7 +82,7 @@ def redraw_buckets(connection: Connection, realm_id: int, calendar: Calendar, si
 def redraw_limit_states(
     connection: Connection, realm_id: int, rules: RealmRules, since: int
 ) -> None:
-    """Update the ends of the buckets in which limits of a realm were reached, as its rules changed.
+    """Update the ends of the buckets in which limits of a realm count, as its rules changed.
 
     ``since`` as for :func:`redraw_buckets`.
     """
@@ -99,6 +99,16 @@ def redraw_limit_states(
         connection.execute(
             update(limit_states)
             .where(*of_realm, limits.c.per == per, limit_states.c.starts_at == starts_at)
+            .values(ends_at=from_micros(bucket.ends_at), time_zone=bucket.time_zone)
+        )
+    period = select(limit_periods.c.starts_at).where(
+        limit_periods.c.realm_id == realm_id, limit_periods.c.ends_at >= from_micros(since)
+    )
+    for starts_at in connection.execute(period).scalars().all():
+        bucket = limit_bucket(rules, "period", to_micros(starts_at))
+        connection.execute(
+            update(limit_periods)
+            .where(limit_periods.c.realm_id == realm_id)
             .values(ends_at=from_micros(bucket.ends_at), time_zone=bucket.time_zone)
         )
 

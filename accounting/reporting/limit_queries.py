@@ -1,6 +1,7 @@
 """Queries on limits of usage: what is set, what was reached, and how far along users are."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
@@ -20,9 +21,18 @@ from accounting.reporting.view_query import (
 
 LIMIT_KEY: Final = ("limit_id",)
 
+LIMIT_USAGE_KEY: Final = ("limit_id", "user_key")
+
 LIMIT_STATE_KEY: Final = ("starts_at", "limit_id", "threshold", "user_key")
 
 _OF_USER: Final = "(whom = 'every_user' OR user_key = %(user_key)s)"
+
+_NEAREST: Final = """(
+SELECT n.* FROM reporting.limits l
+CROSS JOIN LATERAL reporting.nearest_to_limit(l.limit_id, %(most)s) n
+WHERE (%(realm)s::text IS NULL OR l.realm = %(realm)s)
+AND (%(limit_ids)s::integer[] IS NULL OR l.limit_id = ANY (%(limit_ids)s))
+) s"""
 
 _STATE_PAGE: Final = """(
 SELECT * FROM reporting.limit_state_page(
@@ -94,6 +104,30 @@ def reached_now(limit_ids: Collection[int], most: int) -> ViewQuery:
         relation="reporting.limits_reached(%(limit_ids)s, %(most)s)",
         values={"limit_ids": list(limit_ids), "most": most},
     )
+
+
+def nearest(
+    realm: str | None = None,
+    *,
+    limit_ids: Collection[int] | None = None,
+    arrangement: Arrangement,
+) -> ViewQuery:
+    """How much of limits is used in the buckets that run now, the nearest users first.
+
+    ``limit_ids``: of these only. One of every user costs a look at the usage of all of them.
+    """
+    by_share = arrangement.by is None or (arrangement.by == "percent" and arrangement.descending)
+    query = ViewQuery(
+        relation=_NEAREST,
+        values={
+            "realm": realm,
+            "limit_ids": None if limit_ids is None else list(limit_ids),
+            "most": arrangement.limit if by_share else None,
+        },
+    )
+    if arrangement.by is None:
+        arrangement = replace(arrangement, by="percent", descending=True)
+    return arranged(query, arrangement, *LIMIT_USAGE_KEY)
 
 
 def usage_of_user(user_key: UUID, limit_ids: Collection[int]) -> ViewQuery:

@@ -60,6 +60,7 @@ class Books:
         *,
         user_key: UUID | None = None,
         of_many: bool = False,
+        limit_id: int | None = None,
     ) -> list[Mapping[str, Any]]:
         """Limits as :func:`limit_queries.limits` has them; to the reader of a user, the user's."""
         query = limit_queries.limits(
@@ -68,6 +69,8 @@ class Books:
             of_many=of_many,
             arrangement=arrangement,
         )
+        if limit_id is not None:
+            query = query.where("limit_id = %(limit_id)s", limit_id=limit_id)
         own = query
         if self.reader.realm is not None:
             own = query.where("realm = %(own_realm)s", own_realm=self.reader.realm)

@@ -63,6 +63,17 @@ CREATE INDEX limits_reached_in_realm ON accounting.limit_states (realm_id, thres
     WHERE cleared_at IS NULL;
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.limit_states TO turn_accounting_writer;
 
+-- The billing period in which the limits of a realm were evaluated last: accounting.periods has it only
+-- once the job that closes periods has run.
+CREATE TABLE accounting.limit_periods (
+    realm_id integer NOT NULL,
+    starts_at timestamptz NOT NULL,
+    ends_at timestamptz NOT NULL,
+    time_zone text NOT NULL,
+    CONSTRAINT limit_periods_pkey PRIMARY KEY (realm_id)
+);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.limit_periods TO turn_accounting_writer;
+
 -- Most changes of an hour reach nothing. So a roll-up that changes the last hour of a realm looks at the
 -- limits of its users only where the score of that hour comes to next_check_score; 0: at its next
 -- change. That holds while no other hour of the user changes, and nothing decreases.
@@ -90,4 +101,18 @@ RETURN CASE measure
         WHEN 'sent' THEN sent_bytes ELSE received_bytes + sent_bytes END
     WHEN 'sessions' THEN sessions_started
     ELSE session_microseconds * 0.000001
+END;
+
+-- The bucket of a length that runs now in a realm; no row where it has no usage yet.
+CREATE FUNCTION accounting.limit_bucket_now(of_realm_id integer, of_per text)
+RETURNS TABLE (starts_at timestamptz, ends_at timestamptz, time_zone text)
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT k.starts_at, k.ends_at, k.time_zone FROM accounting.buckets k
+    WHERE k.realm_id = of_realm_id AND k.level = of_per
+        AND k.starts_at <= accounting.database_now() AND k.ends_at > accounting.database_now()
+    UNION ALL
+    SELECT p.starts_at, p.ends_at, p.time_zone FROM accounting.limit_periods p
+    WHERE of_per = 'period' AND p.realm_id = of_realm_id
+        AND p.starts_at <= accounting.database_now() AND p.ends_at > accounting.database_now();
 END;

@@ -682,15 +682,7 @@ SELECT l.limit_id, r.realm, l.whom,
     trunc(100 * c.usage / l.amount, 1) AS percent
 FROM accounting.limits l
 JOIN accounting.realms r USING (realm_id)
-CROSS JOIN LATERAL (
-    SELECT k.starts_at, k.ends_at, k.time_zone FROM accounting.buckets k
-    WHERE k.realm_id = l.realm_id AND k.level = l.per
-        AND k.starts_at <= accounting.database_now() AND k.ends_at > accounting.database_now()
-    UNION ALL
-    SELECT p.starts_at, p.ends_at, p.time_zone FROM accounting.periods p
-    WHERE l.per = 'period' AND p.realm_id = l.realm_id
-        AND p.starts_at <= accounting.database_now() AND p.ends_at > accounting.database_now()
-) b
+CROSS JOIN LATERAL accounting.limit_bucket_now(l.realm_id, l.per) b
 CROSS JOIN LATERAL (
     SELECT NULL::uuid AS user_key, h.received_bytes, h.sent_bytes, h.sessions_started,
         h.session_microseconds
@@ -1233,6 +1225,66 @@ COMMENT ON FUNCTION reporting.limits_reached(integer[], integer) IS
     'up to most';
 REVOKE ALL ON FUNCTION reporting.limits_reached(integer[], integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION reporting.limits_reached(integer[], integer)
+    TO turn_accounting_reader, turn_accounting_writer;
+
+-- How much of a limit is used in the bucket that runs now: by the users nearest to it, or by the realm.
+-- The view would make whole days or months of all users before it sorts them; this adds up what the
+-- limit counts.
+CREATE FUNCTION reporting.nearest_to_limit(of_limit integer, most integer)
+RETURNS SETOF reporting.limit_usage
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_custom_plan SET enable_seqscan = off AS $$
+DECLARE
+    l record;
+    counted text;
+BEGIN
+    SELECT w.*, r.realm, b.starts_at, b.ends_at, b.time_zone, f.folded_until INTO l
+    FROM accounting.limits w
+    JOIN accounting.realms r USING (realm_id)
+    JOIN accounting.fold_watermarks f USING (realm_id)
+    CROSS JOIN LATERAL accounting.limit_bucket_now(w.realm_id, w.per) b
+    WHERE w.limit_id = of_limit;
+    IF l.whom = 'realm' THEN
+        RETURN QUERY SELECT * FROM reporting.limit_usage v WHERE v.limit_id = of_limit;
+        RETURN;
+    END IF;
+    counted := CASE l.measure WHEN 'sessions' THEN 'sessions_started'
+        WHEN 'session_seconds' THEN 'session_microseconds'
+        ELSE CASE l.direction WHEN 'received' THEN 'received_bytes' WHEN 'sent' THEN 'sent_bytes'
+            ELSE 'received_bytes + sent_bytes' END END;
+    RETURN QUERY EXECUTE format($query$
+        SELECT $1, $2, $3, coalesce(u.user_id, ''), p.user_key, $4, $5, $6, $7, $8, $9, $10,
+            p.usage, trunc(100 * p.usage / $7, 1)
+        FROM (
+            SELECT n.user_key, sum(n.counted) * CASE WHEN $4 = 'session_seconds' THEN 0.000001
+                ELSE 1 END AS usage
+            FROM (
+                SELECT d.user_key, %1$s AS counted FROM accounting.%2$I d
+                WHERE d.realm_id = $11 AND d.starts_at >= $8 AND d.starts_at < $9
+                    AND ($12 IS NULL OR d.user_key = $12)
+                UNION ALL
+                SELECT h.user_key, %1$s FROM accounting.user_usage_hourly h
+                WHERE h.realm_id = $11 AND h.starts_at >= greatest($8, $13) AND h.starts_at < $9
+                    AND ($12 IS NULL OR h.user_key = $12)
+            ) n
+            GROUP BY n.user_key
+            ORDER BY usage DESC, n.user_key LIMIT $14
+        ) p
+        LEFT JOIN accounting.users u ON u.user_key = p.user_key
+        ORDER BY p.usage DESC, p.user_key
+        $query$, counted,
+        CASE l.per WHEN 'hour' THEN 'user_usage_hourly' WHEN 'month' THEN 'user_usage_monthly'
+            ELSE 'user_usage_daily' END)
+    USING l.limit_id, l.realm, l.whom, l.measure, l.direction, l.per, l.amount, l.starts_at,
+        l.ends_at, l.time_zone, l.realm_id, l.user_key,
+        CASE WHEN l.per = 'hour' THEN 'infinity' ELSE l.folded_until END, most;
+END
+$$;
+COMMENT ON FUNCTION reporting.nearest_to_limit(integer, integer) IS
+    'How much of a limit is used in the bucket that runs now, by the users nearest to it: at most so '
+    'many, or all for null';
+REVOKE ALL ON FUNCTION reporting.nearest_to_limit(integer, integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.nearest_to_limit(integer, integer)
     TO turn_accounting_reader, turn_accounting_writer;
 
 -- The users on a page of the usage of a realm's hour, day or month, in the order of their names. The

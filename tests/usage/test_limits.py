@@ -16,6 +16,7 @@ from accounting.usage.limits.limit_queries import StoredLimit
 from accounting.usage.limits.limit_rules import SetLimit, remove_limit, set_limit
 from accounting.usage.rollup import rollup
 from tests.support.books import Books
+from tests.support.command import turn_accounting
 from tests.support.coturn_messages import FakeAllocation, run_jobs_at
 from tests.support.crash_injection import CrashInjector, crashing_engine, run_through_crashes
 from tests.support.realm_rules import set_realm_rule
@@ -336,6 +337,8 @@ def test_a_rule_of_the_realm_that_changes_moves_the_ends_of_what_is_reached(book
         "period": datetime(2026, 11, 19, 15, tzinfo=UTC),
         "month": datetime(2026, 11, 2, 15, tzinfo=UTC),
     }
+    [usage] = [row for row in books.rows("limit_usage") if row["per"] == "period"]
+    assert (usage["ends_at"], usage["percent"]) == (ends["period"], 100)
     use(books, alice, 4 * HOUR, 1000)
     assert events(books) == [(REACHED, 100, 1000)] * 3
     assert [row["starts_at"] for row in books.rows("limit_states", order="starts_at")] == [
@@ -468,9 +471,38 @@ def test_a_roll_up_that_is_killed_at_any_statement_makes_each_event_once(books: 
     ]
 
 
+def test_the_users_nearest_to_a_limit_are_first(books: Books) -> None:
+    """From hours that are folded, and from those that are not."""
+    users = [FakeAllocation(books, user=name, allocation=n + 2) for n, name in enumerate("abcd")]
+    open_books(books)
+    for measure, per, direction in (
+        ("bytes", "day", "both"),
+        ("bytes", "month", "sent"),
+        ("sessions", "hour", "both"),
+        ("session_seconds", "day", "both"),
+    ):
+        limit(books, measure=measure, per=per, direction=direction)
+    for second in (10, 2 * HOUR):
+        for number, user in enumerate(users):
+            if second == 10:
+                user.new(second, DAY)
+            user.interim(second + number + 1, 1, 100 * (number + 1), 1, 10 * (4 - number))
+        run_jobs_at(books, second + 10)
+    for number in range(1, 5):
+        nearest = books.query("SELECT * FROM reporting.nearest_to_limit(%s, NULL)", [number])
+        assert nearest == sorted(
+            [row for row in books.rows("limit_usage") if row["limit_id"] == number],
+            key=lambda row: (-row["usage"], row["user_key"]),
+        )
+        first = books.query("SELECT * FROM reporting.nearest_to_limit(%s, 2)", [number])
+        assert first == nearest[:2]
+    printed = turn_accounting("limit", "status", "--top", "1", database_url=books.url())
+    assert "d" in printed.out.splitlines()[-1].split()
+
+
 def test_how_much_is_used_now_is_shown(books: Books) -> None:
     alice = open_books(books)
-    for per in ("hour", "day", "month"):
+    for per in ("hour", "day", "month", "period"):
         limit(books, per=per)
         limit(books, per=per, every_user=False, amount=2000)
     use(books, alice, 10, 333)
@@ -478,9 +510,13 @@ def test_how_much_is_used_now_is_shown(books: Books) -> None:
         (row["whom"], row["per"], row["user_id"], int(row["usage"]), float(row["percent"]))
         for row in books.rows("limit_usage")
     }
+    for number in range(1, 9):
+        assert books.query("SELECT * FROM reporting.nearest_to_limit(%s, 5)", [number]) == [
+            row for row in books.rows("limit_usage") if row["limit_id"] == number
+        ]
     assert shown == {
-        *(("every_user", per, "alice", 333, 33.3) for per in ("hour", "day", "month")),
-        *(("realm", per, None, 333, 16.6) for per in ("hour", "day", "month")),
+        *(("every_user", per, "alice", 333, 33.3) for per in ("hour", "day", "month", "period")),
+        *(("realm", per, None, 333, 16.6) for per in ("hour", "day", "month", "period")),
     }
 
 

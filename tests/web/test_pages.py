@@ -282,6 +282,15 @@ def test_a_realm_has_its_limits_and_how_far_they_are(site: Site) -> None:
     [usage] = site.books.query("SELECT percent FROM reporting.limit_usage WHERE whom = 'realm'")
     assert f"{usage['percent']}%, reached" in realm.text
     assert next(realm.all("meter")).attributes["value"] == "100"
+    nearest = site.page("/realm", realm="example.org").rows("Users nearest to a limit")
+    usages = site.books.query(
+        "SELECT user_id, usage, percent FROM reporting.limit_usage WHERE whom = 'every_user'"
+        " ORDER BY usage DESC"
+    )
+    assert len(nearest) == len(usages) > 0
+    for row, used in zip(nearest, usages, strict=True):
+        assert used["user_id"] in row.text
+        assert f"{used['percent']}%" in row.text
     assert "No limit is set" in site.page("/realm", realm="example.net").text
 
 

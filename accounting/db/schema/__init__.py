@@ -43,6 +43,7 @@ from accounting.db.schema.ingest import (
     reports,
 )
 from accounting.db.schema.limits import (
+    limit_periods,
     limit_states,
     limits,
 )
@@ -116,6 +117,7 @@ __all__ = [
     "installation",
     "job_runs",
     "key_sightings",
+    "limit_periods",
     "limit_states",
     "limits",
     "locks",

@@ -90,3 +90,12 @@ limit_states = Table(
         postgresql_where=text("cleared_at IS NULL"),
     ),
 )
+
+limit_periods = Table(
+    "limit_periods",
+    metadata,
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
+    Column("starts_at", timestamp, nullable=False),
+    Column("ends_at", timestamp, nullable=False),
+    Column("time_zone", Text, nullable=False),
+)

@@ -71,7 +71,7 @@ def evaluate(
         limit_queries.stage_buckets(connection, _buckets(limited, rules, hours), folds)
         limit_queries.stage_checks(connection)
         limit_queries.count_usage(connection, _lengths(limited))
-        _change_states(connection)
+        _change_states(connection, limited)
         limit_queries.set_next_checks(connection)
 
 
@@ -84,9 +84,10 @@ def evaluate_realm(
     is cleared; the others' next checks are set without it. The caller holds the lock ``rollup``,
     and has staged no usage.
     """
-    if not stage_realm(connection, rules, realm_id).lengths:
+    limited = stage_realm(connection, rules, realm_id)
+    if not limited.lengths:
         return Changes(0, 0)
-    changes = _change_states(connection, removed)
+    changes = _change_states(connection, limited, removed)
     limit_queries.change_reached_amounts(connection)
     if removed is not None:
         limit_queries.delete_limit(connection, removed)
@@ -140,12 +141,14 @@ def _buckets(
                     yield LimitBucket(realm_id, per, bucket)
 
 
-def _change_states(connection: Connection, removed: int | None = None) -> Changes:
+def _change_states(connection: Connection, limited: Limited, removed: int | None = None) -> Changes:
     """Record what was reached, and enqueue its events.
 
     An event's id is made of its limit, user, bucket and threshold, and of how often that was
     reached: not of the usage, which depends on how reports were batched.
     """
+    if any(length.per == "period" for length in limited.lengths):
+        limit_queries.note_periods(connection)
     crossings = limit_queries.change_states(connection, removed)
     if crossings:
         numbers = {crossing.limit_id for crossing in crossings}

@@ -194,6 +194,11 @@ def stage_buckets(
         )
 
 
+def note_periods(connection: Connection) -> None:
+    """Note the billing periods of the staged buckets, for ``reporting.limit_usage``."""
+    connection.execute(_QUERIES.text("note_limit_periods"))
+
+
 def stage_all_users(connection: Connection) -> None:
     """Stage everyone with usage in the staged buckets."""
     for level, length in _LEVELS.items():

@@ -95,6 +95,13 @@ SELECT realm_id FROM accounting.limits WHERE limit_id = :limit_id;
 -- Deletes a limit and its states.
 WITH states AS (
     DELETE FROM accounting.limit_states WHERE limit_id = :limit_id
+),
+periods AS (
+    DELETE FROM accounting.limit_periods p USING accounting.limits l
+    WHERE l.limit_id = :limit_id AND p.realm_id = l.realm_id AND NOT EXISTS (
+        SELECT FROM accounting.limits o
+        WHERE o.realm_id = l.realm_id AND o.per = 'period' AND o.limit_id <> l.limit_id
+    )
 )
 DELETE FROM accounting.limits WHERE limit_id = :limit_id;
 
@@ -130,6 +137,18 @@ WHERE EXISTS (
 -- name: read_last_hours
 -- The last hours of the staged realms that have usage.
 SELECT realm_id, last_hour FROM staged_limit_realms WHERE last_hour IS NOT NULL;
+
+-- name: note_limit_periods
+-- Notes the last of the staged periods of each realm.
+INSERT INTO accounting.limit_periods AS p (realm_id, starts_at, ends_at, time_zone)
+SELECT DISTINCT ON (realm_id) realm_id, starts_at, ends_at, time_zone
+FROM staged_limit_buckets WHERE per = 'period'
+ORDER BY realm_id, starts_at DESC
+ON CONFLICT (realm_id) DO UPDATE SET
+    starts_at = excluded.starts_at, ends_at = excluded.ends_at, time_zone = excluded.time_zone
+WHERE p.starts_at <= excluded.starts_at
+    AND (p.starts_at, p.ends_at, p.time_zone)
+        <> (excluded.starts_at, excluded.ends_at, excluded.time_zone);
 
 -- name: stage_all_users
 -- Stages everyone who has usage in the staged buckets of one length, by :"usage".

@@ -1,16 +1,27 @@
 """Limits of usage, and the thresholds that were reached."""
 
-from fastapi import APIRouter
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from accounting.reporting import limit_queries
 from accounting.reporting.filters import PARAMETER, time_span
 from accounting.reporting.limit_queries import LIMIT_KEY, LIMIT_STATE_KEY
 from accounting.reporting.view_query import Arrangement, Row
-from accounting.web.api.listing import ListParameters, by_key, list_response
+from accounting.web.api.listing import (
+    DEFAULT_LIMIT,
+    ListParameters,
+    by_key,
+    list_response,
+    rows_response,
+)
 from accounting.web.api.openapi import describe_list
 from accounting.web.api.parameters import Realm, Since, Until, User, UserKey
 from accounting.web.books import BooksDependency
+from accounting.web.problems import not_found
+
+MAX_INTEGER: Final = 2**31 - 1
 
 router = APIRouter(tags=["limits"])
 
@@ -27,6 +38,29 @@ def list_limits(books: BooksDependency, wanted: ListParameters, realm: Realm = N
         by_key(LIMIT_KEY, lambda part: books.limits(realm, part)),
         if_empty=lambda: books.check_names(realm=realm),
     )
+
+
+@router.get("/limit-usage", responses=describe_list("LimitUsage"))
+def list_limit_usage(
+    books: BooksDependency,
+    wanted: ListParameters,
+    limit_id: Annotated[int, Query(ge=1, le=MAX_INTEGER, description="The number of a limit.")],
+) -> Response:
+    """How much of a limit is used in the bucket that runs now, the nearest users first.
+
+    At most `limit` users, 100 by default. A reader of one user gets the user's own usage.
+    """
+    limits = books.limits(None, Arrangement(limit=1), limit_id=limit_id)
+    if not limits:
+        raise not_found("no such limit")
+    own_key = books.user_key(None)
+    if own_key is not None:
+        query = limit_queries.usage_of_user(own_key, [limit_id])
+        return rows_response(wanted, books.rows(query, by_user=True))
+    query = limit_queries.nearest(
+        limit_ids=[limit_id], arrangement=Arrangement(limit=wanted.limit or DEFAULT_LIMIT)
+    )
+    return rows_response(wanted, books.rows(query, by_user=True))
 
 
 @router.get("/limit-states", responses=describe_list("LimitState"))

@@ -32,6 +32,7 @@ _VIEWS: Final[Mapping[str, tuple[str, str]]] = {
     "Statement": ("statements", "A line of a closed period: the usage of a user."),
     "Adjustment": ("adjustments", "A change of a closed period after the close."),
     "Limit": ("limits", "A limit of usage."),
+    "LimitUsage": ("limit_usage", "How much of a limit a user, or the realm, has used now."),
     "LimitState": ("limit_states", "A threshold of a limit that was reached in a bucket."),
     "Gap": ("capture_gaps", "A span in which events may have been lost."),
     "Source": ("sources", "A source, and how far it is captured, loaded and settled."),

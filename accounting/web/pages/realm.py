@@ -35,6 +35,9 @@ TOP_USERS: Final = 20
 SHOWN_PLACES: Final = 20
 SHOWN_PERIODS: Final = 4
 SHOWN_LIMITS: Final = 10
+NEAREST_LIMITS: Final = 2
+"""Of so many limits of every user the page has the nearest users: each is a look at all of them."""
+NEAREST_USERS: Final = 5
 MOST_REACHED: Final = 10_000
 """Users who have reached a limit are counted up to this number."""
 router = APIRouter()
@@ -96,7 +99,17 @@ def _limits(books: PageBooks, realm: str) -> dict[str, Any]:
     of_users = [limit["limit_id"] for limit in limits if limit["whom"] != "realm"]
     # These limits are the reader's own, and have no realm to restrict them by.
     reached = books.database.read_rows(limit_queries.reached_now(of_users, MOST_REACHED))
+    nearest = []
+    for limit_id in [limit["limit_id"] for limit in limits if limit["whom"] == "every_user"][
+        :NEAREST_LIMITS
+    ]:
+        query = limit_queries.nearest(
+            limit_ids=[limit_id], arrangement=Arrangement(limit=NEAREST_USERS)
+        )
+        nearest += books.rows(query, by_user=True)
     return {
+        "nearest": nearest,
+        "nearest_erased": books.erased(nearest),
         "limits": limits,
         "own": {row["limit_id"]: row for row in with_usage(own, used)},
         "most_reached": MOST_REACHED,

@@ -240,6 +240,12 @@ def test_a_user_reads_the_own_limits_and_those_of_every_user(books: Books) -> No
         ]
         states = web.get("/api/v1/limit-states", token=token).json["items"]
         assert {state["user_id"] for state in states} == {"alice"}
+        for number, users in ((1, ["alice"]), (3, ["alice"])):
+            usage = web.get(f"/api/v1/limit-usage?limit_id={number}", token=token)
+            assert [row["user_id"] for row in usage.json["items"]] == users
+        for number in (2, 4, 5):
+            usage = web.get(f"/api/v1/limit-usage?limit_id={number}", token=token)
+            assert usage.status == 404
         events = web.get("/api/v1/feed", token=token)
         assert events.status == 404 or events.json["items"] == []
         assert web.get("/limits", token=token).status == 404
@@ -248,6 +254,11 @@ def test_a_user_reads_the_own_limits_and_those_of_every_user(books: Books) -> No
         assert "bob" not in page
         token, _ = create_token(books.engine, days=1, realm="example.org")
         assert len(web.get("/api/v1/limits", token=token).json["items"]) == 4
+        for number, users in ((2, ["bob"]), (3, ["alice", "bob"]), (4, [""])):
+            usage = web.get(f"/api/v1/limit-usage?limit_id={number}", token=token)
+            assert sorted(row["user_id"] or "" for row in usage.json["items"]) == users
+        token, _ = create_token(books.engine, days=1, realm="example.net")
+        assert web.get("/api/v1/limit-usage?limit_id=3", token=token).status == 404
 
 
 @pytest.mark.parametrize(("kind", "asked"), [("realm", 4), ("user", 6)])
