@@ -12,7 +12,7 @@ from tests.support.scenario_player import PLANS, STEPS, JobCall, ScenarioPlayer,
 from tests.support.simulated_fleet import hard_case_scenarios, receive_commands
 
 
-@pytest.mark.parametrize("examples", [3, pytest.param(10, marks=pytest.mark.long)])
+@pytest.mark.parametrize("examples", [2, pytest.param(10, marks=pytest.mark.long)])
 def test_any_evidence_in_any_order_of_jobs_verifies(
     scenario_player: ScenarioPlayer, shared_engine: Engine, examples: int
 ) -> None:

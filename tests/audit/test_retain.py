@@ -133,8 +133,13 @@ def test_rebuild_keeps_sessions_whose_reports_were_dropped(half_dropped: Books) 
     "corruption",
     [
         "UPDATE accounting.sessions SET server_address = 'x' WHERE allocation_id = 1",
-        "DELETE FROM accounting.sessions WHERE allocation_id = 1",
-        "UPDATE accounting.session_usage SET active_to = active_to + interval '1 second'",
+        pytest.param(
+            "DELETE FROM accounting.sessions WHERE allocation_id = 1", marks=pytest.mark.long
+        ),
+        pytest.param(
+            "UPDATE accounting.session_usage SET active_to = active_to + interval '1 second'",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_changed_finalized_session_is_found_and_refused_by_rebuild(

@@ -283,7 +283,7 @@ def receive_two_months(books: Books) -> None:
     books.run_jobs()
 
 
-@pytest.mark.parametrize("step", [2, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("step", [6, pytest.param(1, marks=pytest.mark.long)])
 def test_jobs_that_crash_at_any_moment_bill_everything_once(
     books: Books, postgres_server: PostgresServer, tmp_path: Path, step: int
 ) -> None:
@@ -306,7 +306,7 @@ def test_jobs_that_crash_at_any_moment_bill_everything_once(
                 run_through_crashes(crashed, injector, job, BILLING_TABLES, step=step)
                 for job in jobs
             ]
-        assert min(crash_counts) > 10
+        assert min(crash_counts) > 10 // step
         assert billed_rows(crashed) == expected
         assert_closed_periods_add_up(crashed)
         crashed.close()

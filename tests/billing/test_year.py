@@ -283,6 +283,7 @@ def run_year(books: Books, year: Year) -> None:
             )
 
 
+@pytest.mark.long
 def test_a_year_is_billed_to_the_byte(books: Books) -> None:
     year = make_year()
     expected = dict(year.statements)

@@ -28,6 +28,7 @@ from tests.support.collectors import (
     publish,
     stored_messages,
 )
+from tests.support.server_params import EACH_SERVER_IN_LONG
 from tests.support.servers import RedisServer, ValkeyServer, wait_until
 
 
@@ -141,6 +142,7 @@ def test_an_open_gap_stays_the_only_one_across_failed_attempts_and_restarts(
         assert len(collector.spool.gaps()) == 1
 
 
+@pytest.mark.parametrize("server", EACH_SERVER_IN_LONG, indirect=True)
 def test_a_collector_killed_at_any_time_duplicates_nothing_and_its_losses_are_in_gaps(
     server: RedisServer, tmp_path: Path
 ) -> None:

@@ -67,9 +67,7 @@ def assert_failover_ends_without_loss(
     assert collector.spool.gaps() == []
 
 
-@pytest.mark.parametrize(
-    "command", ["FAILOVER", pytest.param("FAILOVER TIMEOUT 600000", marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("command", ["FAILOVER", "FAILOVER TIMEOUT 600000"])
 @pytest.mark.parametrize("stream", ["without a byte", "with commands"])
 def test_a_failover_without_a_real_replica_is_aborted_and_promotes_nobody(
     master: RedisServer, tmp_path: Path, command: str, stream: str

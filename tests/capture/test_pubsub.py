@@ -27,6 +27,7 @@ from tests.support.collectors import (
     stored_messages,
 )
 from tests.support.redis_proxy import Proxy
+from tests.support.server_params import EACH_SERVER_IN_LONG
 from tests.support.servers import RedisServer, ValkeyServer, wait_until
 from tests.support.source_identity import follow, watch_once
 
@@ -240,6 +241,7 @@ def test_a_bug_in_the_receiving_thread_ends_the_process(
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("server", EACH_SERVER_IN_LONG, indirect=True)
 def test_a_burst_of_two_hundred_thousand_is_captured_completely_and_in_order(
     server: RedisServer, tmp_path: Path
 ) -> None:

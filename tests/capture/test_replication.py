@@ -24,6 +24,7 @@ from tests.support.collectors import (
     stored_messages,
 )
 from tests.support.redis_proxy import Proxy
+from tests.support.server_params import EACH_SERVER_IN_LONG
 from tests.support.servers import RedisServer, ValkeyServer, wait_until
 
 
@@ -198,6 +199,7 @@ def test_a_stop_stores_everything_published_before_it(master: RedisServer, tmp_p
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("master", EACH_SERVER_IN_LONG, indirect=True)
 def test_a_burst_of_two_hundred_thousand_is_captured_completely_and_in_order(
     master: RedisServer, tmp_path: Path
 ) -> None:

@@ -23,6 +23,7 @@ from tests.support.collectors import (
 )
 from tests.support.redis_proxy import Proxy
 from tests.support.sentinels import replica_of, sentinel_of
+from tests.support.server_params import EACH_SERVER_IN_LONG
 from tests.support.servers import RedisServer, ValkeyServer, wait_until
 
 
@@ -85,6 +86,7 @@ def test_a_network_failure_loses_nothing_and_backlog_messages_have_estimated_tim
         assert collector.spool.gaps() == []
 
 
+@pytest.mark.parametrize("master", EACH_SERVER_IN_LONG, indirect=True)
 def test_a_collector_killed_at_any_time_loses_and_duplicates_nothing(
     master: RedisServer, tmp_path: Path
 ) -> None:

@@ -35,15 +35,11 @@ IS_RUNNING: dict[str, Callable[[Service], object]] = {
 }
 
 
-def is_long(command: str, number: int) -> bool:
-    """Of several examples of a service, but for `up`, the first tells whether it runs at all."""
-    return number > 0 and command != "up"
-
-
+# Of several examples of a service, the first tells whether it runs at all.
 @pytest.mark.parametrize(
     ("command", "number"),
     [
-        pytest.param(command, number, marks=[pytest.mark.long] if is_long(command, number) else [])
+        pytest.param(command, number, marks=[pytest.mark.long] if number else [])
         for command in IS_RUNNING
         for number, _ in enumerate(EXAMPLES[command])
     ],
@@ -84,11 +80,13 @@ def run_demonstration(example: str, directory: Path, monkeypatch: pytest.MonkeyP
     return run.out
 
 
+@pytest.mark.parametrize("goes_on", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_the_demonstration_shows_right_books_that_the_readme_goes_on_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes_on: bool
 ) -> None:
     run_demonstration(EXAMPLES["demo"][0], tmp_path, monkeypatch)
-    follow_the_readme(tmp_path)
+    if goes_on:
+        follow_the_readme(tmp_path)
 
 
 @pytest.mark.long

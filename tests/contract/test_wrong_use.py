@@ -212,7 +212,17 @@ def test_a_data_directory_that_can_not_be_made_is_named_with_a_remedy() -> None:
     )
 
 
-@pytest.mark.parametrize("command", ["up", "doctor", "health", "usage", "source list"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "up",
+        "usage",
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("doctor", "health", "source list")
+        ),
+    ],
+)
 def test_a_data_directory_that_this_user_may_not_enter_is_named(
     tmp_path: Path, command: str
 ) -> None:
@@ -273,7 +283,14 @@ def test_a_full_disk_is_an_error(sample_books: Books, form: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", ["sessions", "gaps --json", "export usage", "--help", "up -h"]
+    "arguments",
+    [
+        "sessions",
+        pytest.param("gaps --json", marks=pytest.mark.long),
+        "export usage",
+        "--help",
+        pytest.param("up -h", marks=pytest.mark.long),
+    ],
 )
 @pytest.mark.parametrize(
     ("redirection", "reason"),

@@ -34,7 +34,11 @@ Expected = tuple[Outputs, list[str]]
 
 
 @pytest.fixture(
-    scope="module", params=["wheel", pytest.param("system", marks=pytest.mark.needs_postgres)]
+    scope="module",
+    params=[
+        "wheel",
+        pytest.param("system", marks=[pytest.mark.needs_postgres, pytest.mark.long]),
+    ],
 )
 def server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
     """The Postgres of the wheel, and the system's older one; each with the template."""

@@ -295,7 +295,20 @@ def test_commands_attach_to_a_running_postgres_or_start_one(tmp_path: Path) -> N
     assert not own.is_running()
 
 
-def test_stop_signals_end_the_wait_for_a_server_that_its_owner_has_lost(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"schedule": signal.SIGINT},
+        pytest.param(
+            {"serve": signal.SIGTERM, "collect": signal.SIGINT, "schedule": signal.SIGTERM},
+            marks=pytest.mark.long,
+        ),
+    ],
+    ids=["one", "each"],
+)
+def test_stop_signals_end_the_wait_for_a_server_that_its_owner_has_lost(
+    tmp_path: Path, numbers: dict[str, signal.Signals]
+) -> None:
     data_dir = tmp_path / "data"
     (data_dir / "postgres").mkdir(parents=True)
     settings = {"ACCOUNTING_REDIS_URL": "redis://127.0.0.1:1/0", "ACCOUNTING_WEB_LISTEN": ""}
@@ -305,12 +318,10 @@ def test_stop_signals_end_the_wait_for_a_server_that_its_owner_has_lost(tmp_path
         ExitStack() as stack,
     ):
         services = [
-            stack.enter_context(Service(command, data_dir, settings))
-            for command in ("serve", "collect", "schedule")
+            stack.enter_context(Service(command, data_dir, settings)) for command in numbers
         ]
         wait_until(lambda: all(waiting in service.log_text() for service in services), 30)
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGTERM)
-        for service, number in zip(services, numbers, strict=True):
+        for service, number in zip(services, numbers.values(), strict=True):
             assert f'"owner": {os.getpid()}' in service.log_text()
             assert service.stop(number, timeout_seconds=10) == 0
             assert "stopped while it waited for the embedded Postgres" in service.log_text()

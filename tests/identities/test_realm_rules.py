@@ -425,8 +425,9 @@ def test_random_rules_while_random_traffic_settles_leave_no_difference(
     assert_identities_by_the_rules(own_books)
 
 
+@pytest.mark.parametrize("rounds", [12, pytest.param(40, marks=pytest.mark.long)])
 def test_rules_set_while_other_threads_load_and_settle_leave_no_difference(
-    own_books: Books,
+    own_books: Books, rounds: int
 ) -> None:
     traffic = RandomTraffic(own_books, Random(99))
     stop = threading.Event()
@@ -441,7 +442,7 @@ def test_rules_set_while_other_threads_load_and_settle_leave_no_difference(
     with ThreadPoolExecutor() as threads:
         try:
             jobs = threads.submit(run_jobs)
-            for _ in range(30):
+            for _ in range(rounds):
                 traffic.receive()
                 own_books.advance_clock(traffic.now)
                 loading = threads.submit(own_books.load)

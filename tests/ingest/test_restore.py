@@ -520,9 +520,11 @@ def contents(books: Books) -> dict[str, list[dict[str, Any]]]:
     return {view: books.rows(view) for view in views}
 
 
-def test_two_loaders_on_one_spool_load_nothing_twice_and_lose_nothing(books: Books) -> None:
+@pytest.mark.parametrize("messages", [1_000, pytest.param(3_000, marks=pytest.mark.long)])
+def test_two_loaders_on_one_spool_load_nothing_twice_and_lose_nothing(
+    books: Books, messages: int
+) -> None:
     """They run concurrently from the first message, while more are captured."""
-    messages = 3_000
     spool = books.spool()
     counts: list[int] = []
 

@@ -122,7 +122,7 @@ MESSAGES: Final = st.lists(
 )
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 @given(MESSAGES, st.integers(0, 12), st.integers(0, 12))
 def test_a_cached_identity_yields_the_same_rows_as_an_uncached_one(
     connection: Connection,

@@ -137,7 +137,7 @@ def set_allowed(books: Books, *, connections: bool) -> None:
 
 
 @pytest.mark.needs_compiler
-@pytest.mark.parametrize("error", [-HOUR, 3653 * DAY])
+@pytest.mark.parametrize("error", [-HOUR, pytest.param(3653 * DAY, marks=pytest.mark.long)])
 def test_the_jobs_go_on_when_the_schedulers_clock_steps(
     books: Books, tmp_path: Path, error: int
 ) -> None:

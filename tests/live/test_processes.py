@@ -28,7 +28,9 @@ CONF_LINE: Final = (
 )
 
 
-@pytest.mark.parametrize("running", [running_postgres, running_valkey])
+@pytest.mark.parametrize(
+    "running", [running_postgres, pytest.param(running_valkey, marks=pytest.mark.long)]
+)
 def test_up_ends_when_an_embedded_server_does(
     tmp_path: Path, running: Callable[[Path], EmbeddedPostgres | EmbeddedValkey | None]
 ) -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.books import Books
 from tests.support.collectors import PROMPT_SYNC
 from tests.support.servers import RedisServer, ValkeyServer, wait_until
@@ -51,6 +53,7 @@ def test_a_second_name_on_one_redis_exits_with_code_2_and_loads_nothing(
     assert [row["source"] for row in books.rows("sources")] == ["a"]
 
 
+@pytest.mark.long
 def test_up_ends_when_its_name_belongs_to_another_redis(books: Books, tmp_path: Path) -> None:
     """`default` is everybody's first name: the second machine does not stand by in silence."""
     with (

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import psycopg
+import pytest
 from psycopg import sql
 
 from accounting.billing.adjust import adjust
@@ -50,6 +51,7 @@ def run(marker: str, directory: Path, settings: dict[str, str]) -> str:
     return result.stdout
 
 
+@pytest.mark.long
 def test_a_restored_backup_is_loaded_again_from_the_spool(tmp_path: Path) -> None:
     with PostgresServer() as postgres, ValkeyServer({"repl-diskless-sync-delay": "0"}) as valkey:
         make_template(postgres, DATABASE)

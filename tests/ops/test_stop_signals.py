@@ -45,8 +45,15 @@ def send_until_exit(process: "subprocess.Popen[str]", seed: int) -> int:
     return count
 
 
-@pytest.mark.parametrize("kind", ["service", "feed"])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(
+    ("kind", "seed"),
+    [
+        ("service", 0),
+        ("feed", 1),
+        pytest.param("service", 2, marks=pytest.mark.long),
+        pytest.param("feed", 3, marks=pytest.mark.long),
+    ],
+)
 def test_thousands_of_signals_at_random_spacing_never_hang_a_process(kind: str, seed: int) -> None:
     rounds = 1000
     with subprocess.Popen(

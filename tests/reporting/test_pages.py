@@ -57,8 +57,9 @@ def page_by_page(reader: DatabaseReader, limit: int, **filters: Any) -> list[Row
     return rows
 
 
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.long)])
 def test_pages_of_sessions_are_the_view_with_any_filters(
-    shared_books: Books, reader: DatabaseReader
+    shared_books: Books, reader: DatabaseReader, step: int
 ) -> None:
     fill(shared_books)
     key = shared_books.rows("sessions", order="started_at")[0]["user_key"]
@@ -68,7 +69,7 @@ def test_pages_of_sessions_are_the_view_with_any_filters(
         HoursAgo(3),
     ]
     found = 0
-    for since, until in product(times, times):
+    for since, until in list(product(times, times))[::step]:
         for filters in (
             {},
             {"realm": "r1"},
@@ -86,7 +87,7 @@ def test_pages_of_sessions_are_the_view_with_any_filters(
             found += len(expected)
             limit = 7 if filters else 1000
             assert page_by_page(reader, limit, **filters, **bounds) == expected
-    assert found > 500
+    assert found > 500 // step
 
 
 def test_reports_are_found_a_part_at_a_time(shared_books: Books, reader: DatabaseReader) -> None:

@@ -16,8 +16,10 @@ from tests.support.simulated_fleet import (
 )
 
 
-@pytest.mark.parametrize("memory_limit", [0, 3, 10**6])
-@pytest.mark.parametrize("sessions", [20, pytest.param(60, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("memory_limit", "sessions"),
+    [(3, 20), *(pytest.param(limit, 60, marks=pytest.mark.long) for limit in (0, 3, 10**6))],
+)
 def test_any_memory_limit_gives_the_same_books(
     books: Books, memory_limit: int, sessions: int
 ) -> None:

@@ -12,7 +12,13 @@ from tests.support.simulated_fleet import (
 )
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    "version",
+    [
+        *list(VERSIONS)[::3],
+        *(pytest.param(version, marks=pytest.mark.long) for version in list(VERSIONS)[1:3]),
+    ],
+)
 def test_the_books_equal_the_totals_of_the_simulated_fleet(books: Books, version: str) -> None:
     """Each hard case is a source, and all sources are settled at once."""
     expected = {}

@@ -183,14 +183,16 @@ def checked_pages(books: Books) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.long)])
 def test_every_page_is_accessible_in_both_schemes_and_at_both_widths(
-    browser: Browser, site: Site
+    browser: Browser, site: Site, step: int
 ) -> None:
     """axe-core has no complaint about a page of each kind, and about what is wrong."""
+    paths = ["/sessions?since=never", *checked_pages(site.books)]
     problems: dict[str, list[str]] = {}
     with browser.new_context() as context:
         page, complaints = open_page(context, site.address)
-        for path in [*checked_pages(site.books), "/sessions?since=never"]:
+        for path in paths[::step]:
             page.set_viewport_size(DESKTOP)
             page.emulate_media(color_scheme="light")
             page.goto(site.address + path)
@@ -206,6 +208,7 @@ def test_every_page_is_accessible_in_both_schemes_and_at_both_widths(
     assert [text for text in complaints if "400" not in text] == []
 
 
+@pytest.mark.long
 def test_every_link_leads_to_a_page_or_to_its_data(browser: Browser, site: Site) -> None:
     """From the overview on; the test above checks a page of each kind that is found."""
     paths = {urlsplit(path).path for path in checked_pages(site.books)}
@@ -313,13 +316,23 @@ def test_a_download_has_the_bytes_of_export(
         assert complaints == []
 
 
-def test_a_hostile_name_is_text(browser: Browser, site: Site) -> None:
+@pytest.mark.parametrize(
+    "names",
+    [
+        [IMAGE],
+        pytest.param(
+            [ARABIC, "abc\\u202efdp.exe", "\\x1b[2J\\x1b]0;owned\\x07"], marks=pytest.mark.long
+        ),
+    ],
+    ids=["markup", "others"],
+)
+def test_a_hostile_name_is_text(browser: Browser, site: Site, names: list[str]) -> None:
     """No element comes of it, nothing runs, and what would change the direction is visible."""
     with browser.new_context(viewport=DESKTOP) as context:
         page, complaints = open_page(context, site.address)
         page.goto(f"{site.address}/realm?realm=example.org")
         users = page.get_by_role("table", name="Users")
-        for shown in (IMAGE, ARABIC, "abc\\u202efdp.exe", "\\x1b[2J\\x1b]0;owned\\x07"):
+        for shown in names:
             users.get_by_role("link", name=shown, exact=True).click()
             expect(page.get_by_role("heading", level=1)).to_have_text(shown)
             expect(page).to_have_title(f"{shown} - turn-accounting")
@@ -423,8 +436,8 @@ def test_a_phone_shows_whose_a_session_is_without_scrolling(browser: Browser, si
     "path",
     [
         pytest.param("/", marks=pytest.mark.long),
-        "/realm?realm=example.org",  # the largest
-        pytest.param("/sessions", marks=pytest.mark.long),
+        pytest.param("/realm?realm=example.org", marks=pytest.mark.long),  # the largest
+        "/sessions",
     ],
 )
 def test_a_page_is_small_with_everything_that_it_loads(

@@ -811,7 +811,7 @@ def crawl(site: Site, token: str | None = None) -> tuple[dict[str, int], dict[st
     return sizes, pages
 
 
-@pytest.mark.parametrize("name", ["site", "hostile"])
+@pytest.mark.parametrize("name", ["site", pytest.param("hostile", marks=pytest.mark.long)])
 def test_every_link_leads_somewhere_and_no_page_is_heavy(
     request: pytest.FixtureRequest, name: str
 ) -> None:
@@ -821,7 +821,7 @@ def test_every_link_leads_somewhere_and_no_page_is_heavy(
         assert sizes[address] + sum(sizes[asset] for asset in page.assets()) < MOST_BYTES, address
 
 
-@pytest.mark.parametrize("user", [None, "alice"])
+@pytest.mark.parametrize("user", [pytest.param(None, marks=pytest.mark.long), "alice"])
 def test_every_link_that_a_customer_is_shown_leads_somewhere(site: Site, user: str | None) -> None:
     token, _ = create_token(site.books.engine, realm="example.org", user=user, days=1)
     with serving(site.books.url(READER), log_in=True) as web:

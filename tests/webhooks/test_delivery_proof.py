@@ -322,6 +322,7 @@ class Proof:
         assert failures == []
 
 
+@pytest.mark.long
 def test_one_slow_and_one_dead_endpoint_delay_no_other_and_kills_lose_nothing(
     books: Books, tmp_path: Path
 ) -> None:

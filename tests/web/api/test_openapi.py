@@ -1,6 +1,6 @@
 """The API against its own description: generated requests, and a description of everything."""
 
-from typing import Any, Final
+from typing import Any
 
 import pytest
 import schemathesis
@@ -10,8 +10,6 @@ from schemathesis.checks import positive_data_acceptance
 
 from tests.support.api_site import Site
 
-EXAMPLES: Final = 6
-
 
 @pytest.fixture(scope="module")
 def document(sample_site: Site) -> dict[str, Any]:
@@ -19,8 +17,9 @@ def document(sample_site: Site) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.parametrize("examples", [2, pytest.param(8, marks=pytest.mark.long)])
 def test_generated_requests_get_the_answers_that_are_described(
-    sample_site: Site, document: dict[str, Any]
+    sample_site: Site, document: dict[str, Any], examples: int
 ) -> None:
     url = f"http://127.0.0.1:{sample_site.port}"
     schema = schemathesis.openapi.from_dict(document)
@@ -33,7 +32,7 @@ def test_generated_requests_get_the_answers_that_are_described(
 
             @seed(20261128)
             @settings(
-                max_examples=EXAMPLES,
+                max_examples=examples,
                 database=None,
                 phases=[Phase.generate],
                 suppress_health_check=list(HealthCheck),
