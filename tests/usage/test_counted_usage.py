@@ -380,7 +380,7 @@ STEPS = st.lists(
 )
 
 
-@pytest.mark.parametrize("examples", [2, pytest.param(150, marks=pytest.mark.long)])
+@pytest.mark.parametrize("examples", [2, pytest.param(12, marks=pytest.mark.long)])
 def test_any_reports_in_any_batches_add_up(
     postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory, examples: int
 ) -> None:
