@@ -356,7 +356,7 @@ def test_whatever_is_killed_each_event_is_delivered_in_order(
     own_postgres: PostgresServer, tmp_path: Path, seed: int
 ) -> None:
     with Proof(tmp_path, own_postgres.url(WRITER, TEMPLATE), seed) as proof:
-        for _ in range(10):
+        for _ in range(6):
             proof.post_events(proof.random.randint(1, 60))
             proof.wait_for_requests()
             proof.break_something(own_postgres)
