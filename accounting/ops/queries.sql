@@ -86,7 +86,8 @@ ORDER BY r.realm, t.threshold;
 
 -- name: realm_statuses
 -- Each realm's live sessions, and its usage of the last day with its estimated and unattributed
--- parts. Uses indexes of live sessions and of hours.
+-- parts; of the latter also the number of names, and of those that came in the last hour. Uses indexes of
+-- live sessions and of hours.
 WITH live AS (
     SELECT realm_id, count(*) AS sessions FROM accounting.sessions
     WHERE ended_at IS NULL AND phase = 1 AND confirmed
@@ -96,7 +97,8 @@ SELECT
     r.realm, coalesce(live.sessions, 0) AS live_sessions,
     coalesce(u.used_bytes, 0)::bigint AS used_bytes,
     coalesce(u.estimated_bytes, 0)::bigint AS estimated_bytes,
-    coalesce(n.unattributed_bytes, 0)::bigint AS unattributed_bytes
+    coalesce(n.unattributed_bytes, 0)::bigint AS unattributed_bytes,
+    n.unattributed_names, n.new_unattributed_names
 FROM accounting.realms r
 LEFT JOIN live USING (realm_id)
 CROSS JOIN LATERAL (
@@ -105,15 +107,22 @@ CROSS JOIN LATERAL (
     WHERE h.realm_id = r.realm_id AND h.starts_at > now() - interval '24 hours'
 ) u
 CROSS JOIN LATERAL (
-    SELECT sum(bytes) AS unattributed_bytes FROM (
-        SELECT received_bytes + sent_bytes AS bytes FROM accounting.session_hours h
-        WHERE h.realm_id = r.realm_id AND h.starts_at > now() - interval '24 hours'
-            AND NOT h.confirmed
-        UNION ALL
-        SELECT p.received_bytes + p.sent_bytes
-        FROM accounting.sources s JOIN accounting.pruned_usage p USING (source_id)
-        WHERE p.realm_id = r.realm_id AND p.starts_at > now() - interval '24 hours'
-    ) unattributed
+    SELECT sum(bytes) AS unattributed_bytes, count(user_key) AS unattributed_names,
+        count(user_key) FILTER (WHERE first_at > now() - interval '1 hour')
+            AS new_unattributed_names
+    FROM (
+        SELECT user_key, sum(bytes) AS bytes, min(active_from) AS first_at FROM (
+            SELECT h.user_key, h.active_from, received_bytes + sent_bytes AS bytes
+            FROM accounting.session_hours h
+            WHERE h.realm_id = r.realm_id AND h.starts_at > now() - interval '24 hours'
+                AND NOT h.confirmed
+            UNION ALL
+            SELECT NULL, NULL, p.received_bytes + p.sent_bytes
+            FROM accounting.sources s JOIN accounting.pruned_usage p USING (source_id)
+            WHERE p.realm_id = r.realm_id AND p.starts_at > now() - interval '24 hours'
+        ) unattributed
+        GROUP BY user_key
+    ) names
 ) n
 ORDER BY r.realm;
 

@@ -112,6 +112,32 @@ def unattributed_by_hour(realm: str, since: datetime) -> ViewQuery:
     )
 
 
+def unattributed_names(realm: str, borders: Sequence[datetime]) -> ViewQuery:
+    """Unattributed usage of a realm between borders: ``starts_at``, ``bytes``, ``names``.
+
+    And ``new_names``, those that were not there since the first border. A bucket without any has no
+    row.
+    """
+    return ViewQuery(
+        relation="reporting.unattributed_names(%(realm)s, %(borders)s)"
+        " CROSS JOIN (SELECT %(realm)s::text AS realm) r",
+        columns=("realm", "starts_at", "bytes", "names", "new_names"),
+        values={"realm": realm, "borders": list(borders)},
+        order=("starts_at",),
+    )
+
+
+def top_unattributed_names(realm: str, since: datetime, most: int) -> ViewQuery:
+    """The usernames with most unattributed usage: ``bytes``, ``hours``, and ``last_hour``."""
+    return ViewQuery(
+        relation="reporting.top_unattributed_names(%(realm)s, %(since)s, %(most)s)"
+        " CROSS JOIN (SELECT %(realm)s::text AS realm) r",
+        columns=("realm", "username", "bytes", "hours", "last_hour"),
+        values={"realm": realm, "since": since, "most": most},
+        order=("bytes DESC", "username"),
+    )
+
+
 def statement_totals(lines: ViewQuery) -> ViewQuery:
     """Of all lines of a statement: ``row_count``, sums, ``digest`` and ``estimated_users``.
 

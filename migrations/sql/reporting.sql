@@ -1405,6 +1405,82 @@ REVOKE ALL ON FUNCTION reporting.unattributed_hours(text, timestamptz, timestamp
 GRANT EXECUTE ON FUNCTION reporting.unattributed_hours(text, timestamptz, timestamptz)
     TO turn_accounting_reader, turn_accounting_writer;
 
+-- Names are counted by user_key: the usernames of one TURN REST user are one name.
+CREATE FUNCTION reporting.unattributed_names(of_realm text, borders timestamptz[])
+RETURNS TABLE (starts_at timestamptz, bytes numeric, names bigint, new_names bigint)
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 100 SET search_path = pg_catalog, pg_temp
+SET max_parallel_workers_per_gather = 0 AS $$
+    SELECT borders[b.bucket], sum(b.bytes), count(b.user_key),
+        count(b.user_key) FILTER (WHERE b.bucket = b.first_bucket)
+    FROM (
+        SELECT h.user_key, width_bucket(h.at, borders) AS bucket, sum(h.bytes) AS bytes,
+            min(width_bucket(h.at, borders)) OVER (PARTITION BY h.user_key) AS first_bucket
+        FROM accounting.realms r CROSS JOIN LATERAL (
+            SELECT e.user_key, e.single_hour, e.received_bytes + e.sent_bytes
+            FROM accounting.sessions e
+            WHERE e.realm_id = r.realm_id AND NOT e.confirmed AND e.single_hour IS NOT NULL
+                AND e.single_hour >= borders[1]
+                AND e.single_hour < borders[cardinality(borders)]
+            UNION ALL
+            SELECT u.user_key, u.starts_at, u.received_bytes + u.sent_bytes
+            FROM accounting.session_usage u
+            WHERE u.realm_id = r.realm_id AND NOT u.confirmed
+                AND u.starts_at >= borders[1] AND u.starts_at < borders[cardinality(borders)]
+            UNION ALL
+            SELECT NULL, p.starts_at, p.received_bytes + p.sent_bytes
+            FROM accounting.pruned_usage p
+            WHERE p.realm_id = r.realm_id
+                AND p.starts_at >= borders[1] AND p.starts_at < borders[cardinality(borders)]
+        ) h (user_key, at, bytes)
+        WHERE r.realm = of_realm
+        GROUP BY h.user_key, width_bucket(h.at, borders)
+    ) b
+    GROUP BY b.bucket
+$$;
+COMMENT ON FUNCTION reporting.unattributed_names(text, timestamptz[]) IS
+    'Unattributed usage of a realm between each border and the next, with the number of names that '
+    'it is under, and of those that were not there since the first border; names that are pruned '
+    'are not counted';
+REVOKE ALL ON FUNCTION reporting.unattributed_names(text, timestamptz[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.unattributed_names(text, timestamptz[])
+    TO turn_accounting_reader, turn_accounting_writer;
+
+-- It reads the names of those few only.
+CREATE FUNCTION reporting.top_unattributed_names(
+    of_realm text, from_at timestamptz, most integer
+)
+RETURNS TABLE (username text, bytes numeric, hours bigint, last_hour timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 100 SET search_path = pg_catalog, pg_temp
+SET max_parallel_workers_per_gather = 0 AS $$
+    SELECT coalesce(n.username, ''), t.bytes, t.hours, t.last_hour
+    FROM (
+        SELECT h.user_key, h.username_key, sum(h.bytes) AS bytes,
+            count(DISTINCT h.at) AS hours, max(h.at) AS last_hour
+        FROM accounting.realms r CROSS JOIN LATERAL (
+            SELECT e.user_key, e.username_key, e.single_hour, e.received_bytes + e.sent_bytes
+            FROM accounting.sessions e
+            WHERE e.realm_id = r.realm_id AND NOT e.confirmed AND e.single_hour IS NOT NULL
+                AND e.single_hour >= from_at
+            UNION ALL
+            SELECT u.user_key, e.username_key, u.starts_at, u.received_bytes + u.sent_bytes
+            FROM accounting.session_usage u
+            JOIN accounting.sessions e USING (session_id, user_key)
+            WHERE u.realm_id = r.realm_id AND NOT u.confirmed AND u.starts_at >= from_at
+        ) h (user_key, username_key, at, bytes)
+        WHERE r.realm = of_realm
+        GROUP BY h.user_key, h.username_key
+        ORDER BY bytes DESC, h.username_key
+        LIMIT most
+    ) t
+    LEFT JOIN accounting.usernames n USING (username_key, user_key)
+    ORDER BY t.bytes DESC, n.username
+$$;
+COMMENT ON FUNCTION reporting.top_unattributed_names(text, timestamptz, integer) IS
+    'The usernames with most unattributed bytes of a realm since a time, as far as names are kept';
+REVOKE ALL ON FUNCTION reporting.top_unattributed_names(text, timestamptz, integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.top_unattributed_names(text, timestamptz, integer)
+    TO turn_accounting_reader, turn_accounting_writer;
+
 -- The users with most traffic in some buckets, each of a realm. It sums two columns, and leaves the
 -- names and all else of those few to the views.
 CREATE FUNCTION reporting.top_users(

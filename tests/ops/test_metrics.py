@@ -19,8 +19,10 @@ from accounting.db.engine import Engine
 from accounting.db.queries import Queries
 from accounting.db.schema.limits import REALM_KEY
 from accounting.ingest.source_lease import lease_holder
+from accounting.ops.doctor.findings import Finding, Level
 from accounting.ops.doctor.flow import check_flow
-from accounting.ops.monitoring.status_queries import LimitStatus
+from accounting.ops.monitoring.health import BURST_NAMES, is_burst_of_names
+from accounting.ops.monitoring.status_queries import LimitStatus, RealmStatus
 from accounting.ops.registry import JOBS
 from accounting.ops.scheduler import run_job
 from accounting.sources import lease_queries
@@ -79,6 +81,8 @@ def test_metrics_have_lags_counts_and_usage(books: Books) -> None:
         ("turn_accounting_day_used_bytes", "example.org"): 4_000,
         ("turn_accounting_day_estimated_ratio", "example.org"): 1,
         ("turn_accounting_day_unattributed_bytes", "example.org"): 333,
+        ("turn_accounting_day_unattributed_names", "example.org"): 1,
+        ("turn_accounting_hour_new_unattributed_names", "example.org"): 1,
         ("turn_accounting_touched_hours",): 0,
         ("turn_accounting_spool_unloaded_messages", "default"): 0,
         ("turn_accounting_spool_oldest_unloaded_seconds", "default"): 0,
@@ -86,6 +90,64 @@ def test_metrics_have_lags_counts_and_usage(books: Books) -> None:
     assert {name: samples.get(name) for name in expected} == expected
     received = samples["turn_accounting_last_received_timestamp_seconds", "default"]
     assert received == pytest.approx(books.start.timestamp() - 5, abs=0.01)
+
+
+def receive_names(books: Books, at: float, user: str, count: int) -> None:
+    """Receive traffic under so many names."""
+    for number in range(count):
+        name = channel("traffic", user=f"{user}{number}", allocation=10)
+        books.receive(at, name, traffic_payload(1, 10, 0, 0))
+
+
+def test_a_burst_of_names_that_never_authenticated_is_a_warning(books: Books) -> None:
+    """A few are normal, and no warning; a name that goes on is not new."""
+    settings_for(books)
+    books.start = datetime.now(UTC)
+    receive_names(books, -4 * 3600, "old", 3)
+    receive_usage(books)
+    receive_names(books, -5, "old", 3)
+    receive_names(books, -4, "new", BURST_NAMES - 2)
+    checkpoint_now(books)
+    books.run_jobs()
+
+    def finding() -> Finding:
+        [one] = [one for one in check_flow(read_snapshot(books)) if one.check == "failed-clients"]
+        return one
+
+    assert (finding().level, finding().observed) == (
+        Level.OK,
+        "1.4 kB of the last day are unattributed, under 102 names",
+    )
+    books.receive(-3, channel("traffic", user="last"), traffic_payload(1, 10, 0, 0))
+    checkpoint_now(books)
+    books.run_jobs()
+    samples = metrics_of(read_snapshot(books))
+    assert samples["turn_accounting_day_unattributed_names", "example.org"] == 103
+    assert samples["turn_accounting_hour_new_unattributed_names", "example.org"] == BURST_NAMES
+    assert (finding().level, finding().observed) == (
+        Level.WARNING,
+        (
+            "realm 'example.org': 100 names that never authenticated came in the last hour, "
+            "103 in 24 h"
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "new", "is_burst"),
+    [(99, 99, False), (100, 100, True), (330, 100, True), (331, 100, False), (5_000, 2_000, True)],
+)
+def test_a_burst_is_ten_times_what_came_before(names: int, new: int, is_burst: bool) -> None:
+    realm = RealmStatus(
+        realm="r",
+        live_sessions=0,
+        used_bytes=0,
+        estimated_bytes=0,
+        unattributed_bytes=1,
+        unattributed_names=names,
+        new_unattributed_names=new,
+    )
+    assert is_burst_of_names(realm) is is_burst
 
 
 def test_reached_limits_have_a_metric_by_realm(books: Books) -> None:

@@ -171,6 +171,7 @@ def checked_pages(books: Books) -> list[str]:
     return [
         "/",
         "/realm?realm=example.org",
+        "/unattributed?realm=example.org",
         f"/user/{alice['user_key']}",
         "/realms",
         "/sessions?user=bob",

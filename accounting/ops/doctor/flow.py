@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import Final
 
 from accounting.domain.limits import THE_LIMIT
-from accounting.ops.doctor.findings import Finding, error, ok, warning
+from accounting.ops.doctor.findings import Finding, error, format_bytes, ok, warning
 from accounting.ops.monitoring.health import (
     MAX_CAPTURE_LAG_SECONDS,
     MAX_CLOCK_ERROR_SECONDS,
@@ -19,6 +19,7 @@ from accounting.ops.monitoring.health import (
     format_duration,
     has_new_gaps,
     identity_problems,
+    is_burst_of_names,
     set_aside_problems,
     silence_warnings,
     webhook_warnings,
@@ -67,6 +68,7 @@ def check_flow(snapshot: Snapshot) -> Iterator[Finding]:
     yield from _check_clocks(snapshot)
     yield from _check_notices(database)
     yield _check_rejected(database)
+    yield _check_unattributed(database)
     yield from _check_webhooks(database)
     if database.limits:
         yield _check_limits(database)
@@ -228,6 +230,32 @@ def _check_webhooks(database: DatabaseStatus) -> Iterator[Finding]:
     if not sentences:
         events = counted(sum(webhook.delivered_events for webhook in webhooks), "event")
         yield ok(COMPONENT, "webhooks", f"{counted(len(webhooks), 'webhook')} took {events}")
+
+
+def _check_unattributed(database: DatabaseStatus) -> Finding:
+    """Some of it is normal: a warning only for a realm where names come in a burst."""
+    realms = [realm for realm in database.realms if realm.unattributed_bytes]
+    if not realms:
+        return ok(COMPONENT, "failed-clients", "no traffic of the last day is unattributed")
+    total, names = (
+        sum(realm.unattributed_bytes for realm in realms),
+        sum(realm.unattributed_names for realm in realms),
+    )
+    bursts = [realm for realm in realms if is_burst_of_names(realm)]
+    if bursts:
+        most = max(bursts, key=lambda realm: realm.new_unattributed_names)
+        return warning(
+            COMPONENT,
+            "failed-clients",
+            f"realm {most.realm!r}: {counted(most.new_unattributed_names, 'name')} that never "
+            f"authenticated came in the last hour, {most.unattributed_names:,} in 24 h",
+            "somebody tries names, or coturn and what signs credentials disagree: see "
+            '"Failed clients" in docs/operations.md of the project',
+        )
+    observed = (
+        f"{format_bytes(total)} of the last day are unattributed, under {counted(names, 'name')}"
+    )
+    return ok(COMPONENT, "failed-clients", observed)
 
 
 def _check_rejected(database: DatabaseStatus) -> Finding:

@@ -14,7 +14,7 @@ from accounting.config import Settings
 from accounting.domain.gap_causes import cause_in_words
 from accounting.ops import servers
 from accounting.ops.monitoring.snapshot import Snapshot, SnapshotReader
-from accounting.ops.monitoring.status_queries import DatabaseStatus, SilentThread
+from accounting.ops.monitoring.status_queries import DatabaseStatus, RealmStatus, SilentThread
 from accounting.plurals import counted
 
 MAX_CAPTURE_LAG_SECONDS: Final = 60
@@ -26,6 +26,9 @@ MAX_BLOCKED_SECONDS: Final = 300
 """Jobs share their locks, and other schedulers run them too, but each gets its turn."""
 WEBHOOK_FAILING_SECONDS: Final = 3600
 """A receiver that is restarted is away for minutes."""
+BURST_NAMES: Final = 100
+BURST_RATIO: Final = 10
+"""A burst is at least so many new names in an hour, and so many times those of an hour before."""
 DISK_FULL_BYTES: Final = 100 * 10**6
 SECOND: Final = 1_000_000
 MAX_CLOCK_ERROR_SECONDS: Final = MAX_CLOCK_ERROR / SECOND
@@ -231,6 +234,13 @@ def identity_problems(database: DatabaseStatus) -> Iterator[str]:
     for name, is_error, notice in database.notices:
         if is_error:
             yield f"source {name!r}: {notice}"
+
+
+def is_burst_of_names(realm: RealmStatus) -> bool:
+    """Whether the last hour brought many more names that never authenticated than others did."""
+    new = realm.new_unattributed_names
+    earlier_per_hour = (realm.unattributed_names - new) / 23
+    return new >= BURST_NAMES and new >= BURST_RATIO * earlier_per_hour
 
 
 def silence_warnings(silent_threads: Sequence[SilentThread], now: int) -> Iterator[str]:

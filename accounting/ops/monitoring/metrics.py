@@ -250,6 +250,18 @@ def _realm_metrics(database: DatabaseStatus) -> Iterator[Metric]:
         "realm",
     )
     yield _gauge(
+        "day_unattributed_names",
+        "Names under which these bytes were reported.",
+        ((realm.realm, realm.unattributed_names) for realm in realms),
+        "realm",
+    )
+    yield _gauge(
+        "hour_new_unattributed_names",
+        "Those of them that came in the last hour.",
+        ((realm.realm, realm.new_unattributed_names) for realm in realms),
+        "realm",
+    )
+    yield _gauge(
         "day_estimated_ratio",
         "Share of the last 24 hours' bytes that is estimated.",
         (

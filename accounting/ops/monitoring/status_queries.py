@@ -113,13 +113,19 @@ class MessageCount(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealmStatus:
-    """A realm's usage of the last 24 hours, client side, and its live sessions."""
+    """A realm's usage of the last 24 hours, client side, and its live sessions.
+
+    ``unattributed_names``: the user ids under which unattributed bytes were reported.
+    ``new_unattributed_names``: those of them that came in the last hour.
+    """
 
     realm: str
     live_sessions: int
     used_bytes: int
     estimated_bytes: int
     unattributed_bytes: int
+    unattributed_names: int
+    new_unattributed_names: int
 
 
 class LimitStatus(NamedTuple):

@@ -13,6 +13,7 @@ from accounting.web.pages import (
     session,
     sessions,
     statement,
+    unattributed,
     user,
 )
 from accounting.web.query_check import check_query
@@ -25,6 +26,7 @@ def add_routes(app: FastAPI) -> None:
         overview,
         realms,
         realm,
+        unattributed,
         user,
         sessions,
         session,

@@ -30,12 +30,12 @@ SPANS: Final = (
 )
 
 
-def span_of(per: str) -> Span:
+def span_of(per: str, spans: Sequence[Span] = SPANS) -> Span:
     """The span of a page's parameter. Raises UsageError."""
-    for span in SPANS:
+    for span in spans:
         if span.per == per:
             return span
-    raise UsageError(f"per {per!r}: expected hour, day or month")
+    raise UsageError(f"per {per!r}: expected {' or '.join(span.per for span in spans)}")
 
 
 def with_unattributed(
@@ -89,6 +89,14 @@ _NOTHING: Final = dict.fromkeys(
     ),
     0,
 )
+
+
+def borders(per: Length, zone: tzinfo, since: datetime, now: datetime) -> list[datetime]:
+    """Where the buckets begin, from that of ``since`` to the one after that of ``now``."""
+    starts = [_bucket_start(since, per, zone)]
+    while starts[-1] <= now:
+        starts.append(_next_start(starts[-1], per, zone))
+    return starts
 
 
 def _bucket_start(at: datetime, per: Length, zone: tzinfo) -> datetime:

@@ -315,6 +315,7 @@ def test_what_others_have_answers_as_what_is_not_there(site: Site, kind: str) ->
         (f"/api/v1/sessions/{other['session_id']}", f"/api/v1/sessions/{nobody}"),
         (f"/api/v1/sessions/{other['session_id']}/reports", f"/api/v1/sessions/{nobody}/reports"),
         ("/realm?realm=example.net", "/realm?realm=exchange.tv"),
+        ("/unattributed?realm=example.net", "/unattributed?realm=exchange.tv"),
         ("/sessions?realm=example.net", "/sessions?realm=exchange.tv"),
         ("/api/v1/sessions?realm=example.net", "/api/v1/sessions?realm=exchange.tv"),
         ("/api/v1/usage?realm=example.net", "/api/v1/usage?realm=exchange.tv"),
