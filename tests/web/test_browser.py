@@ -230,6 +230,7 @@ def test_every_link_leads_to_a_page_or_to_its_data(browser: Browser, site: Site)
             {
                 "/",
                 "/realm",
+                "/unattributed",
                 "/user/{key}",
                 "/sessions",
                 "/session/{key}",

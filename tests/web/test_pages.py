@@ -828,7 +828,9 @@ def test_every_link_that_a_customer_is_shown_leads_somewhere(site: Site, user: s
         _, pages = crawl(Site(site.books, web), token)
     kinds = {address.partition("?")[0].split("/")[1] for address in pages}
     everywhere = {"user", "sessions", "session", "statement"}
-    assert kinds == everywhere | (set() if user else {"", "realm", "periods", "limits"})
+    assert kinds == everywhere | (
+        set() if user else {"", "realm", "unattributed", "periods", "limits"}
+    )
     assert not any("example.net" in page.text for page in pages.values())
 
 
