@@ -172,9 +172,10 @@ REVOKE ALL ON FUNCTION accounting.erase_client_addresses(uuid[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION accounting.erase_client_addresses(uuid[]) TO turn_accounting_writer;
 
 -- What is kept of a client's address: 'keep', 'network' or 'drop', as the loader does it in
--- accounting.domain.client_addresses. Null for what is not an address, unless it is kept.
+-- accounting.domain.client_addresses. Null for what is not an address, unless it is kept. Not in
+-- parallel, where there are no subtransactions.
 CREATE FUNCTION accounting.reduced_address(address text, kept text) RETURNS text
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     host text;
     ip inet;
