@@ -234,7 +234,9 @@ def test_one_spool_has_one_collector(tmp_path: Path) -> None:
     run_collector(make_settings(tmp_path), stop)
 
 
-@pytest.mark.parametrize("capture", ["subscribe", "replication"])
+@pytest.mark.parametrize(
+    "capture", ["subscribe", pytest.param("replication", marks=pytest.mark.long)]
+)
 def test_a_full_disk_ends_the_collector_and_the_next_start_records_the_gap(
     valkey: ValkeyServer, tmp_path: Path, capture: str
 ) -> None:

@@ -72,6 +72,7 @@ def test_a_standby_continues_at_the_position_of_the_books_when_the_first_dies(
     assert pair.books.rows("capture_gaps") == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pair", ["replication"], indirect=True)
 def test_the_spool_of_a_hung_collector_is_discarded_when_it_returns(pair: CollectorPair) -> None:
     """For a moment both act as holders of the lease; positions decide what is loaded."""
@@ -94,6 +95,7 @@ def test_the_spool_of_a_hung_collector_is_discarded_when_it_returns(pair: Collec
     assert pair.books.rows("capture_gaps") == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pair", ["subscribe"], indirect=True)
 def test_a_takeover_of_a_subscription_is_a_gap_that_holds_all_losses(pair: CollectorPair) -> None:
     with NumberPublisher(pair.valkey, "subscriber") as numbers:

@@ -318,6 +318,7 @@ def test_no_scheduled_statement_scans_a_growing_table(books: Books, plans: Plans
     assert plans.growing_table_scans() == []
 
 
+@pytest.mark.long
 def test_top_reads_few_of_a_hundred_thousand_live_sessions(books: Books) -> None:
     """A frame reads what was reported since the last one, and no other sessions."""
     allocation = FakeAllocation(books)

@@ -164,6 +164,7 @@ def test_a_loader_whose_parent_was_killed_ends(books: Books, tmp_path: Path) -> 
     assert "the parent process has ended" in log_of(data_dir)
 
 
+@pytest.mark.long
 def test_an_orphan_whose_database_hangs_ends_too(tmp_path: Path) -> None:
     """The query never returns, so that the loader itself can't notice anything."""
     data_dir = tmp_path / "data"

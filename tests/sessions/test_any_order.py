@@ -16,7 +16,7 @@ from tests.support.scenario_player import (
     assert_conserved,
 )
 
-EXAMPLES: Final = [2, pytest.param(12, marks=pytest.mark.long)]
+EXAMPLES: Final = [2, pytest.param(8, marks=pytest.mark.long)]
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)

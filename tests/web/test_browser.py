@@ -184,7 +184,7 @@ def checked_pages(books: Books) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.long)])
 def test_every_page_is_accessible_in_both_schemes_and_at_both_widths(
     browser: Browser, site: Site, step: int
 ) -> None:
@@ -275,6 +275,7 @@ def test_a_customer_logs_in_and_every_link_is_their_own(
         assert complaints == []
 
 
+@pytest.mark.long
 def test_a_click_leads_from_the_overview_to_a_report_and_its_position(
     browser: Browser, site: Site
 ) -> None:
