@@ -22,7 +22,7 @@ ADDRESSES = re.compile(
 )
 PURE = {
     "abc", "bisect", "calendar", "collections", "dataclasses", "datetime", "decimal", "difflib",
-    "enum", "fractions", "functools", "hashlib", "heapq", "hmac", "importlib",
+    "enum", "fractions", "functools", "hashlib", "heapq", "hmac", "importlib", "ipaddress",
     "itertools", "json", "math", "operator", "re", "typing", "unicodedata", "uuid", "zoneinfo",
 }  # fmt: skip
 """Modules of the standard library that do no I/O, except to read the data of an installed package;
