@@ -190,7 +190,7 @@ def add(
         CloudEventsMode,
         FormatName,
         FormatOptions,
-        Measure,
+        MeterValue,
         Unit,
     )
     from accounting.webhooks.signing import require_libraries
@@ -201,7 +201,7 @@ def add(
     options = FormatOptions(
         mode=parse_choice("--mode", mode, CloudEventsMode),
         meter=FormatOptions().meter if meter is None else meter,
-        value=parse_choice("--value", value, Measure),
+        value=parse_choice("--value", value, MeterValue),
         unit=parse_choice("--unit", unit, Unit),
         customer=customer,
         invoice_grace_seconds=int(parse_span("--invoice-grace", invoice_grace)),
@@ -215,7 +215,7 @@ def add(
             else f"--key-file: expected a file with the API key of {name}"
         )
     require_libraries()
-    from accounting.webhooks.outbound import OutboundPolicy
+    from accounting.webhooks.outbound_policy import OutboundPolicy
 
     settings = command_settings()
     private = allow_private or settings.webhook_private_addresses
@@ -298,7 +298,7 @@ def test(number: Number) -> None:
     from accounting.webhooks.signing import require_libraries
 
     require_libraries()
-    from accounting.webhooks.trial import send_test_event
+    from accounting.webhooks.send_test_event import send_test_event
 
     settings = command_settings()
     with writer_engine(settings) as engine:

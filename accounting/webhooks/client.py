@@ -8,9 +8,10 @@ from typing import Self
 
 from accounting.webhooks.endpoint import Endpoint
 from accounting.webhooks.message import Request, Response
-from accounting.webhooks.outbound import OutboundPolicy, Sender
+from accounting.webhooks.outbound_policy import OutboundPolicy
 from accounting.webhooks.quoting import quotable, secrets_of_url
 from accounting.webhooks.signing import MESSAGE_ID, SECRET_PREFIX, signed_headers
+from accounting.webhooks.transport import Sender
 
 
 class EndpointClient:

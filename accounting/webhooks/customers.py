@@ -23,7 +23,7 @@ from accounting.errors import UsageError
 from accounting.feed.reader import FeedEvent
 from accounting.webhooks.endpoint_numbers import read_format
 from accounting.webhooks.formats.envelope import occurred_at
-from accounting.webhooks.formats.metering import Recipient, Recipients
+from accounting.webhooks.formats.metering import EventCustomer, EventCustomers
 from accounting.webhooks.formats.options import METERING_TYPES, FormatName, fill_template
 
 MAX_CUSTOMER_LENGTH: Final = 200
@@ -45,9 +45,9 @@ class CustomerChanges:
     unknown: int
 
 
-def read_recipients(
+def read_event_customers(
     connection: Connection, number: int, events: Sequence[FeedEvent], template: str | None
-) -> Recipients:
+) -> EventCustomers:
     """Whom an endpoint bills for each of the events that count, by event_id.
 
     A row of the endpoint's table comes before the template.
@@ -56,7 +56,7 @@ def read_recipients(
     if not counting:
         return {}
     rows = connection.execute(
-        _QUERIES.text("recipients"),
+        _QUERIES.text("event_customers"),
         {
             "number": number,
             "event_ids": list(counting),
@@ -64,10 +64,12 @@ def read_recipients(
             "times": [occurred_at(event) for event in counting.values()],
         },
     )
-    return {row.event_id: _recipient(row, counting[row.event_id].realm, template) for row in rows}
+    return {
+        row.event_id: _event_customer(row, counting[row.event_id].realm, template) for row in rows
+    }
 
 
-def _recipient(row: Any, realm: str, template: str | None) -> Recipient:
+def _event_customer(row: Any, realm: str, template: str | None) -> EventCustomer:
     customer, reason = row.customer, ""
     if customer is None and template is not None:
         if "{user}" in template and not row.user_id:
@@ -80,7 +82,7 @@ def _recipient(row: Any, realm: str, template: str | None) -> Recipient:
     if customer is not None and len(customer) > MAX_CUSTOMER_LENGTH:
         reason = f"the customer would have more than {MAX_CUSTOMER_LENGTH} characters"
         customer = None
-    return Recipient(
+    return EventCustomer(
         customer=customer,
         reason=f"{reason} (user_key {row.user_key})" if reason else "",
         period_ends_at=row.period_ends_at,

@@ -19,8 +19,8 @@ import structlog
 from sqlalchemy import Engine
 
 from accounting.errors import AccountingError
-from accounting.webhooks import positions
-from accounting.webhooks.positions import Leased
+from accounting.webhooks import leases
+from accounting.webhooks.leases import LeasedEndpoint
 from accounting.webhooks.signing import require_libraries
 
 log = structlog.get_logger()
@@ -49,14 +49,14 @@ def deliver(
     at one endpoint the others end their requests; its lease ends by itself, so that it is not tried
     again at once.
     """
-    leased = positions.take_due(engine, MAX_ENDPOINTS)
+    leased = leases.take_due(engine, MAX_ENDPOINTS)
     if not leased:
         return 0  # nothing more is imported
     try:
         require_libraries()
     except AccountingError:
         for each in leased:
-            positions.release(engine, each)
+            leases.release(engine, each)
         raise
     return _Delivery(engine, stop or threading.Event(), settings).run(leased)
 
@@ -71,7 +71,7 @@ class _Delivery:
         self._is_aborted = False
         self._error: BaseException | None = None
 
-    def run(self, leased: list[Leased]) -> int:
+    def run(self, leased: list[LeasedEndpoint]) -> int:
         total = 0
         busy: set[Future[int]] = set()
         with self._threads() as threads:
@@ -97,10 +97,10 @@ class _Delivery:
     def _is_ending(self) -> bool:
         return self._is_aborted or self._error is not None or self._stop.is_set()
 
-    def _take_due(self, limit: int) -> list[Leased]:
-        return positions.take_due(self._engine, limit) if limit > 0 else []
+    def _take_due(self, limit: int) -> list[LeasedEndpoint]:
+        return leases.take_due(self._engine, limit) if limit > 0 else []
 
-    def _deliver_to(self, leased: Leased) -> int:
+    def _deliver_to(self, leased: LeasedEndpoint) -> int:
         from accounting.webhooks.endpoint_delivery import EndpointDelivery  # noqa: PLC0415
 
         private = self._settings.private_addresses

@@ -1,10 +1,8 @@
 """Delivers to one endpoint under a lease: reads, sends and records, until one fails."""
 
-import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -13,27 +11,26 @@ from sqlalchemy import Engine
 
 from accounting.errors import AccountingError
 from accounting.feed.reader import FeedEvent
-from accounting.webhooks import positions
+from accounting.webhooks import leases
+from accounting.webhooks.answer import UNSENT, Answer
 from accounting.webhooks.attempts import Attempt
 from accounting.webhooks.client import EndpointClient
 from accounting.webhooks.format_choice import format_of
 from accounting.webhooks.formats.options import FormatName
-from accounting.webhooks.message import Outcome, Refusal, Request
-from accounting.webhooks.outbound import SendFailed
-from accounting.webhooks.positions import (
+from accounting.webhooks.leases import (
     LEASE_SECONDS,
     DisableCause,
-    Leased,
+    LeasedEndpoint,
     LeaseLost,
-    Move,
     Page,
+    Step,
 )
-from accounting.webhooks.progress import Progress
+from accounting.webhooks.message import Outcome, Refusal, Request, SendFailed
+from accounting.webhooks.position import Position
+from accounting.webhooks.retries import retry_pause
 
 log = structlog.get_logger()
 
-MIN_RETRY_SECONDS: Final = 5.0
-MAX_RETRY_SECONDS: Final = 5 * 3600.0
 FAILING_DAYS: Final = 5
 """An endpoint that takes nothing for so long is disabled."""
 MIN_FAILURES: Final = 20
@@ -45,36 +42,6 @@ SEND_MARGIN_SECONDS: Final = 25.0
 MAX_AHEAD: Final = 1_000
 """With parallel requests: so many events may be taken after one that is not."""
 GONE: Final = 410
-UNSENT: Final = frozenset({"url", "name", "address", "connect", "tls"})
-"""Reasons for which no byte of a request was sent."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Answer:
-    """A request, the record of it, and what the answer means."""
-
-    request: Request
-    attempt: Attempt
-    outcome: Outcome
-    retry_after_seconds: float | None = None
-    is_unsent: bool = False
-
-    @property
-    def is_surely_refused(self) -> bool:
-        """Whether nothing of the request was taken, beyond doubt: 5xx leaves one."""
-        status = self.attempt.status
-        return self.is_unsent or (status is not None and 400 <= status < 500)
-
-
-def retry_pause(failures: int, retry_after_seconds: float | None) -> float:
-    """Seconds until the next attempt after so many failures in a row, at least one.
-
-    Doubled by each, with jitter, so that endpoints of one server that failed together are not tried
-    together. What the server asks for is honoured up to the longest pause.
-    """
-    base = min(MIN_RETRY_SECONDS * 2.0 ** min(failures - 1, 20), MAX_RETRY_SECONDS)
-    pause = base * random.uniform(0.8, 1.2)  # noqa: S311  # it is no secret
-    return min(max(pause, retry_after_seconds or 0.0), MAX_RETRY_SECONDS)
 
 
 class EndpointDelivery:
@@ -83,7 +50,7 @@ class EndpointDelivery:
     def __init__(
         self,
         engine: Engine,
-        leased: Leased,
+        leased: LeasedEndpoint,
         is_stopping: Callable[[], bool],
         *,
         private_addresses: bool,
@@ -92,7 +59,7 @@ class EndpointDelivery:
         self._leased = leased
         self._is_stopping = is_stopping
         self._private_addresses = private_addresses
-        self._progress = Progress(leased.seq, leased.seqs_ahead)
+        self._position = Position(leased.seq, leased.seqs_ahead)
         self._written_seq = leased.seq
         self._refusals: list[Refusal] = []
         self._failures = leased.failures
@@ -119,16 +86,16 @@ class EndpointDelivery:
                 log.error("webhook can't be delivered", webhook=self._number, exc_info=error)
                 self._refusals = []
                 self._write(None, failure=f"an error of this program: {type(error).__name__}")
-            positions.release(self._engine, self._leased)
+            leases.release(self._engine, self._leased)
         except LeaseLost:
-            positions.end_wait(self._engine, self._leased)
+            leases.end_wait(self._engine, self._leased)
             log.debug("a webhook is delivered by another process", webhook=self._number)
         return self._delivered
 
     def _run(self) -> None:
         endpoint = self._leased.endpoint
         self._format = format_of(self._engine, endpoint, [])
-        # What is not known to be taken has to be the next event, where that matters.
+        # A doubt is about the next event only, so that such a format has one request at a time.
         self._parallel = 1 if self._format.repeat_seconds is not None else endpoint.parallel
         if self._leased.is_restored and not self._go_on_after_restore():
             return
@@ -138,8 +105,8 @@ class EndpointDelivery:
             endpoint, private_addresses=self._private_addresses, connections=self._parallel
         ) as self._client:
             while not self._is_ending():
-                page = positions.read_page(
-                    self._engine, self._leased, self._progress.seq, self._progress.seqs_ahead
+                page = leases.read_page(
+                    self._engine, self._leased, self._position.seq, self._position.seqs_ahead
                 )
                 if page is None:
                     break
@@ -160,19 +127,19 @@ class EndpointDelivery:
         return self._database_now + timedelta(seconds=time.monotonic() - self._now_read)
 
     def _is_ending(self) -> bool:
-        is_over = time.monotonic() - self._began > TURN_SECONDS
-        return self._is_over or is_over or self._is_stopping()
+        is_turn_over = time.monotonic() - self._began > TURN_SECONDS
+        return self._is_over or is_turn_over or self._is_stopping()
 
     def _deliver_page(self, page: Page) -> bool:
         """Deliver the events of a page; whether all were taken."""
-        self._progress.open_page(page)
+        self._position.open_page(page)
         self._format = format_of(self._engine, self._leased.endpoint, page.events)
         batch_size = self._leased.endpoint.batch_size
         start = 0
         while start < len(page.events):
             if self._is_ending():
                 return True
-            is_far_ahead = len(self._progress.seqs_ahead) >= MAX_AHEAD
+            is_far_ahead = len(self._position.seqs_ahead) >= MAX_AHEAD
             size = batch_size * (1 if is_far_ahead else self._parallel)
             if not self._deliver_events(page.events[start : start + size]):
                 return False
@@ -186,7 +153,7 @@ class EndpointDelivery:
         requests = [step for step in steps if isinstance(step, Request)]
         self._refusals += [step for step in steps if isinstance(step, Refusal)]
         sent = {event.seq for request in requests for event in request.events}
-        self._progress.add_done(event.seq for event in events if event.seq not in sent)
+        self._position.add_done(event.seq for event in events if event.seq not in sent)
         if len(requests) == 1 or self._parallel == 1:
             return all(self._deliver_request(request) for request in requests)
         return self._deliver_at_once(requests)
@@ -201,7 +168,7 @@ class EndpointDelivery:
             self._record(answer, counts_failure=True)
             if answer.outcome.failure is not None:
                 return False
-            following = answer.outcome.again
+            following = answer.outcome.rest
         return True
 
     def _deliver_at_once(self, requests: Sequence[Request]) -> bool:
@@ -214,8 +181,8 @@ class EndpointDelivery:
                     failed = answer.outcome.failure is not None
                     self._record(answer, counts_failure=failed and not has_failed)
                     has_failed |= failed
-                    if answer.outcome.again is not None:
-                        has_failed |= not self._deliver_request(answer.outcome.again)
+                    if answer.outcome.rest is not None:
+                        has_failed |= not self._deliver_request(answer.outcome.rest)
             except BaseException:
                 threads.shutdown(cancel_futures=True)
                 raise
@@ -225,7 +192,7 @@ class EndpointDelivery:
         """Make sure that the lease lasts, and that a doubt is recorded. Raises LeaseLost."""
         if self._format.repeat_seconds is not None and self._in_doubt_since is None:
             begun = time.monotonic()
-            positions.begin_doubt(self._engine, self._leased)
+            leases.begin_doubt(self._engine, self._leased)
             self._lease_began, self._in_doubt_since = begun, self._now()
             self._is_first_doubt = True
         else:
@@ -233,7 +200,7 @@ class EndpointDelivery:
         if time.monotonic() - self._lease_began > LEASE_SECONDS - SEND_MARGIN_SECONDS:
             self._write(None)
 
-    def _send(self, request: Request) -> _Answer:
+    def _send(self, request: Request) -> Answer:
         """Send a request. It writes nothing to the database."""
         attempted_at, started = self._now(), time.monotonic()
         status: int | None = None
@@ -249,7 +216,7 @@ class EndpointDelivery:
             status = response.status
             retry_after_seconds = response.retry_after_seconds
             outcome = self._format.outcome(request, response)
-        return _Answer(
+        return Answer(
             request=request,
             attempt=Attempt(
                 attempted_at=attempted_at,
@@ -264,16 +231,16 @@ class EndpointDelivery:
             is_unsent=is_unsent,
         )
 
-    def _record(self, answer: _Answer, *, counts_failure: bool) -> None:
+    def _record(self, answer: Answer, *, counts_failure: bool) -> None:
         """Write what an answer changed; disable the endpoint where that is what it means."""
         outcome = answer.outcome
         refused = {refusal.event.seq for refusal in outcome.refusals}
         taken = {event.seq for event in answer.request.events[: outcome.taken]}
-        if outcome.again is not None:
-            again = {event.seq for event in outcome.again.events}
-            taken = {event.seq for event in answer.request.events} - again
+        if outcome.rest is not None:
+            rest = {event.seq for event in outcome.rest.events}
+            taken = {event.seq for event in answer.request.events} - rest
         self._refusals += outcome.refusals
-        self._progress.add_done(taken | refused)
+        self._position.add_done(taken | refused)
         has_failed = outcome.failure is not None
         failing_since = self._write(
             answer,
@@ -299,7 +266,7 @@ class EndpointDelivery:
 
     def _write(
         self,
-        answer: _Answer | None,
+        answer: Answer | None,
         *,
         delivered: int = 0,
         counts_failure: bool = False,
@@ -309,14 +276,14 @@ class EndpointDelivery:
         retry_after = None if answer is None else answer.retry_after_seconds
         # An earlier request may have been taken, of which this one says nothing.
         ends_doubt = self._is_first_doubt and answer is not None and answer.is_surely_refused
-        failures = self._failures if self._progress.seq == self._written_seq else 0
+        failures = self._failures if self._position.seq == self._written_seq else 0
         begun = time.monotonic()
-        moved = positions.write_move(
+        moved = leases.write_step(
             self._engine,
             self._leased,
-            Move(
-                seq=self._progress.seq,
-                seqs_ahead=self._progress.seqs_ahead,
+            Step(
+                seq=self._position.seq,
+                seqs_ahead=self._position.seqs_ahead,
                 attempt=None if answer is None else answer.attempt,
                 refusals=self._refusals,
                 delivered=delivered,
@@ -327,9 +294,9 @@ class EndpointDelivery:
             ),
         )
         self._lease_began = begun
-        if ends_doubt or self._progress.seq != self._written_seq:
+        if ends_doubt or self._position.seq != self._written_seq:
             self._in_doubt_since = None
-        self._written_seq = self._progress.seq
+        self._written_seq = self._position.seq
         self._refusals = []
         self._delivered += delivered
         self._failures = moved.failures
@@ -339,12 +306,12 @@ class EndpointDelivery:
 
     def _flush(self) -> None:
         """Write what no request wrote: events that need none, or that were refused before."""
-        if self._refusals or self._progress.seq != self._written_seq:
+        if self._refusals or self._position.seq != self._written_seq:
             self._write(None)
 
     def _disable(self, cause: DisableCause, reason: str) -> None:
         self._is_over = True
-        positions.disable(self._engine, self._leased, cause, reason)
+        leases.disable(self._engine, self._leased, cause, reason)
         log.error("webhook is disabled", webhook=self._number, reason=reason)
 
     def _is_doubt_too_old(self) -> bool:
@@ -356,7 +323,7 @@ class EndpointDelivery:
             return False
         self._disable(
             "in_doubt",
-            f"it is not known whether it took the event after {self._progress.seq}, and it knows a "
+            f"it is not known whether it took the event after {self._position.seq}, and it knows a "
             f"repeated event only for {seconds / 3600:.0f} hours: look there, then go on with "
             f"`turn-accounting webhook replay {self._number} --after SEQ`",
         )
@@ -372,11 +339,11 @@ class EndpointDelivery:
                 f"then go on with `turn-accounting webhook replay {self._number} --after SEQ`",
             )
             return False
-        seq = positions.last_common_position(self._engine, self._leased)
+        seq = leases.last_common_position(self._engine, self._leased)
         log.warning(
             "the feed was restored from a backup, a webhook goes on from what it still has",
             webhook=self._number,
             after=seq,
         )
-        self._progress = Progress(seq)
+        self._position = Position(seq)
         return True

@@ -8,12 +8,12 @@ from sqlalchemy import Engine
 from accounting.db.engine import lost_connections
 from accounting.db.queries import Queries
 from accounting.feed.reader import FeedEvent
-from accounting.webhooks.customers import read_recipients
+from accounting.webhooks.customers import read_event_customers
 from accounting.webhooks.endpoint import Endpoint
 from accounting.webhooks.formats import make_format
-from accounting.webhooks.formats.metering import Recipients
+from accounting.webhooks.formats.format import Format
+from accounting.webhooks.formats.metering import EventCustomers
 from accounting.webhooks.formats.options import FormatName, FormatOptions
-from accounting.webhooks.message import Format
 
 _QUERIES: Final = Queries("accounting.webhooks")
 
@@ -24,14 +24,14 @@ def format_of(engine: Engine, endpoint: Endpoint, events: Sequence[FeedEvent]) -
     options = FormatOptions.from_json(endpoint.options)
     with lost_connections(), engine.connect() as connection:
         source: str = connection.execute(_QUERIES.text("feed_source")).scalar_one()
-        recipients: Recipients = {}
+        customers: EventCustomers = {}
         if name.is_metering:
-            recipients = read_recipients(connection, endpoint.number, events, options.customer)
+            customers = read_event_customers(connection, endpoint.number, events, options.customer)
     return make_format(
         name,
         url=endpoint.url,
         options=options,
         batch_size=endpoint.batch_size,
         source=source,
-        recipients=recipients,
+        customers=customers,
     )

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Protocol
+from typing import Final, Literal
 
+from accounting.errors import AccountingError
 from accounting.feed.reader import FeedEvent
 
 
@@ -32,6 +32,24 @@ class Response:
         return 200 <= self.status < 300
 
 
+FailureReason = Literal[
+    "url", "name", "address", "connect", "tls", "deadline", "closed", "protocol", "size",
+    "redirect",
+]  # fmt: skip
+
+
+class SendFailed(AccountingError):
+    """A request has no answer that counts. The server may have taken it all the same.
+
+    ``status``: that of an answer which was refused, a redirect.
+    """
+
+    def __init__(self, text: str, reason: FailureReason, status: int | None = None) -> None:
+        super().__init__(text)
+        self.reason: Final = reason
+        self.status: Final = status
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
     """An event that the endpoint will never take. ``reason``: in words, for an operator."""
@@ -45,37 +63,11 @@ class Outcome:
     """What an answer means. ``failure``: why all but ``taken`` must be sent again; None: need not.
 
     ``taken``: the number of leading events that need not be sent again, those refused included.
-    ``again``: None, or the request to send at once, with those events that neither were taken nor
-    are refused: a receiver may reject a whole batch for one of its events. Those that it doesn't
-    have are settled, wherever they were in the batch.
+    ``rest``: where a receiver rejected a whole batch for some of its events: the request to send at
+    once with the others. Then all events that are not in ``rest`` need not be sent again.
     """
 
     taken: int
     refusals: Sequence[Refusal] = ()
     failure: str | None = None
-    again: Request | None = None
-
-
-class Format(Protocol):
-    """How events become requests of one kind of receiver. Pure: no clock, no network.
-
-    Its requests are neither signed nor authorized. It is made for a batch of events, whose
-    customers were looked up before (``customers``).
-    """
-
-    @property
-    def repeat_seconds(self) -> float | None:
-        """How long after the first attempt the receiver recognizes a repeated event.
-
-        None: for ever, or it is the receiver's own affair. After that time, an event of which it
-        is not known whether it was taken must not be sent again without a person's decision.
-        """
-
-    def requests(self, events: Sequence[FeedEvent], now: datetime) -> Sequence[Request | Refusal]:
-        """What to do with these events, in order; events that are in neither need nothing.
-
-        A refusal here is of an event that can't be sent, such as one without a customer.
-        """
-
-    def outcome(self, request: Request, response: Response) -> Outcome:
-        """What the answer to a request means for its events."""
+    rest: Request | None = None

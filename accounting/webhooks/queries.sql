@@ -42,7 +42,7 @@ FROM page LEFT JOIN LATERAL (
 ) e ON true
 ORDER BY e.seq;
 
--- name: move
+-- name: write_step
 -- Writes an endpoint's position and what a request changed, and prolongs the lease; no row when the
 -- lease is not this process' any more, and then nothing else may be written.
 UPDATE accounting.webhooks w
@@ -299,7 +299,7 @@ DELETE FROM accounting.webhook_attempts WHERE ctid = ANY (ARRAY(
 -- Deletes the refusals before a time.
 DELETE FROM accounting.webhook_refusals WHERE refused_at < :before;
 
--- name: recipients
+-- name: event_customers
 -- Of events that count usage: the user's name, the customer that an endpoint's table has, and the end
 -- of the realm's period in which a time lies, where that is known.
 SELECT e.event_id, e.user_key, coalesce(u.user_id, '') AS user_id, c.customer,

@@ -13,8 +13,9 @@ from uuid import UUID, uuid5
 
 from accounting.domain.counters import COUNTERS
 from accounting.feed.reader import FeedEvent
-from accounting.webhooks.formats.metering import Recipient
-from accounting.webhooks.message import Format, Refusal, Request, Response
+from accounting.webhooks.formats.format import Format
+from accounting.webhooks.formats.metering import EventCustomer
+from accounting.webhooks.message import Refusal, Request, Response
 from tests.support.metering_engines import API_KEY
 
 HOUR: Final = datetime(2026, 11, 3, 9, tzinfo=UTC)
@@ -83,11 +84,11 @@ def adjustment(seq: int, user: str, sent_bytes: int, *, posted_at: datetime) -> 
     return feed_event(seq, "adjustment.posted", payload, posted_at, "example.org")
 
 
-def billed_to(events: Iterable[FeedEvent], **customers: str) -> dict[UUID, Recipient]:
+def billed_to(events: Iterable[FeedEvent], **customers: str) -> dict[UUID, EventCustomer]:
     """The customers of users by name; others have none."""
     by_key = {user_key(user): customer for user, customer in customers.items()}
     return {
-        event.event_id: Recipient(
+        event.event_id: EventCustomer(
             customer=by_key.get(event.payload["user_key"]), reason="nobody is billed"
         )
         for event in events
@@ -128,6 +129,6 @@ def send(
         refusals += outcome.refusals
         if outcome.failure is not None:
             return refusals, outcome.failure
-        if outcome.again is not None:
-            work.appendleft(outcome.again)
+        if outcome.rest is not None:
+            work.appendleft(outcome.rest)
     return refusals, None

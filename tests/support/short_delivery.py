@@ -17,14 +17,14 @@ from tests.support.short_waits import SERVICE, shorten
 LEASE_SECONDS: Final = 4.0
 """Longer than a request, by more than a process stands still on a busy machine."""
 DELIVERY: Final = {
-    "accounting.webhooks.positions.LEASE_SECONDS": LEASE_SECONDS,
+    "accounting.webhooks.leases.LEASE_SECONDS": LEASE_SECONDS,
     "accounting.webhooks.endpoint_delivery.LEASE_SECONDS": LEASE_SECONDS,
     "accounting.webhooks.endpoint_delivery.SEND_MARGIN_SECONDS": LEASE_SECONDS - 1.0,
     "accounting.webhooks.endpoint_delivery.TURN_SECONDS": 1.0,
-    "accounting.webhooks.endpoint_delivery.MIN_RETRY_SECONDS": 0.2,
-    "accounting.webhooks.endpoint_delivery.MAX_RETRY_SECONDS": 0.4,
+    "accounting.webhooks.retries.MIN_RETRY_SECONDS": 0.2,
+    "accounting.webhooks.retries.MAX_RETRY_SECONDS": 0.4,
     "accounting.webhooks.delivery.POLL_SECONDS": 0.05,
-    "accounting.webhooks.outbound.TOTAL_SECONDS": 1.0,
+    "accounting.webhooks.outbound_policy.TOTAL_SECONDS": 1.0,
 }
 
 

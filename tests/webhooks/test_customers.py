@@ -15,12 +15,12 @@ from accounting.identities.erase import erase
 from accounting.webhooks.customers import (
     CustomerChanges,
     list_customers,
-    read_recipients,
+    read_event_customers,
     set_customers,
 )
 from accounting.webhooks.delivery import deliver
 from accounting.webhooks.endpoints import add_endpoint, remove_endpoint
-from accounting.webhooks.formats.metering import Recipient
+from accounting.webhooks.formats.metering import EventCustomer
 from accounting.webhooks.formats.options import METERING_TYPES
 from tests.support.billing_scenarios import close_november
 from tests.support.books import WRITER, Books
@@ -49,11 +49,11 @@ def usage_of(seq: int, key: UUID, hour: datetime = HOUR) -> FeedEvent:
     return feed_event(seq, "usage.counted", payload, HOUR, "example.org")
 
 
-def recipients(
+def customers(
     books: Books, number: int, *events: FeedEvent, template: str | None = None
-) -> list[Recipient]:
+) -> list[EventCustomer]:
     with books.engine.connect() as connection:
-        by_id = read_recipients(connection, number, events, template)
+        by_id = read_event_customers(connection, number, events, template)
     return [by_id[event.event_id] for event in events]
 
 
@@ -67,17 +67,17 @@ def test_a_row_comes_before_the_template_and_neither_is_a_reason(books: Books) -
     assert set_customers(books.engine, number, lines) == CustomerChanges(
         set=2, removed=0, unknown=1
     )
-    alice, bob = recipients(books, number, *events)
-    assert alice == Recipient(customer="cus_a", period_ends_at=NOVEMBER_ENDS_AT)
+    alice, bob = customers(books, number, *events)
+    assert alice == EventCustomer(customer="cus_a", period_ends_at=NOVEMBER_ENDS_AT)
     assert (bob.customer, bob.reason) == (
         None, f"the user is not in the table of customers (user_key {keys['bob']})",
     )  # fmt: skip
     template = "{realm}/{user}/{user_key}"
-    alice, bob = recipients(books, number, *events, template=template)
+    alice, bob = customers(books, number, *events, template=template)
     assert (alice.customer, bob.customer) == ("cus_a", f"example.org/bob/{keys['bob']}")
-    assert recipients(books, other, events[0])[0].customer is None
+    assert customers(books, other, events[0])[0].customer is None
     erase(books.engine, "example.org", "alice")
-    alice, _ = recipients(books, number, *events, template="{user}")
+    alice, _ = customers(books, number, *events, template="{user}")
     assert alice.customer is None
     assert alice.reason.startswith("the user has no name, and is not in the table")
     (later,) = list_customers(books.engine, number)

@@ -20,7 +20,7 @@ from accounting.webhooks.formats.options import (
     CloudEventsMode,
     FormatName,
     FormatOptions,
-    Measure,
+    MeterValue,
     Unit,
 )
 from accounting.webhooks.formats.standard import StandardFormat
@@ -214,7 +214,7 @@ def test_the_source_names_the_installation_and_not_its_key(books: Books) -> None
         ("lago", {}, 101, "--batch 101: lago takes 1 to 100 events"),
         ("stripe", {}, 2, "--batch 2: stripe takes 1 to 1 events"),
         ("stripe", {"unit": Unit.GB}, 1, "divide_by"),
-        ("lago", {"unit": Unit.MB, "value": Measure.SESSIONS}, 1, "sessions is not in bytes"),
+        ("lago", {"unit": Unit.MB, "value": MeterValue.SESSIONS}, 1, "sessions is not in bytes"),
         ("openmeter", {"meter": ""}, 1, "--meter"),
         ("openmeter", {"customer": "{name}"}, 1, "only {realm}, {user}, {user_key} in braces"),
         ("openmeter", {"customer": "{user"}, 1, "only {realm}, {user}, {user_key} in braces"),
@@ -235,7 +235,7 @@ def test_options_survive_the_database() -> None:
         FormatOptions(
             mode=CloudEventsMode.BINARY,
             meter="m",
-            value=Measure.SESSION_SECONDS,
+            value=MeterValue.SESSION_SECONDS,
             unit=Unit.GB,
             customer="{user}",
             invoice_grace_seconds=5,
@@ -253,7 +253,5 @@ def test_every_format_is_made_and_knows_its_path(name: FormatName) -> None:
     url = endpoint_url(name, "https://engine.example.com")
     assert (url == "https://engine.example.com") != name.is_metering
     assert endpoint_url(name, "https://engine.example.com/own/path").endswith("/own/path")
-    format_ = make_format(
-        name, url=url, options=options, batch_size=1, source=SOURCE, recipients={}
-    )
+    format_ = make_format(name, url=url, options=options, batch_size=1, source=SOURCE, customers={})
     assert list(format_.requests([], NOW)) == []

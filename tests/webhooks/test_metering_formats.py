@@ -11,12 +11,13 @@ from uuid import UUID
 import pytest
 
 from accounting.feed.reader import FeedEvent
+from accounting.webhooks.formats.format import Format
 from accounting.webhooks.formats.lago import LagoFormat
-from accounting.webhooks.formats.metering import Recipient
+from accounting.webhooks.formats.metering import EventCustomer
 from accounting.webhooks.formats.openmeter import OpenMeterFormat
-from accounting.webhooks.formats.options import FormatOptions, Measure, Unit
+from accounting.webhooks.formats.options import FormatOptions, MeterValue, Unit
 from accounting.webhooks.formats.stripe import StripeFormat
-from accounting.webhooks.message import Format, Refusal, Request, Response
+from accounting.webhooks.message import Refusal, Request, Response
 from tests.support.metering_engines import LagoServer, MeteringServer, OpenMeterServer, StripeServer
 from tests.support.metering_events import (
     HOUR,
@@ -29,21 +30,21 @@ from tests.support.metering_events import (
 )
 
 NOW = datetime(2026, 11, 3, 10, 1, tzinfo=UTC)
-Recipients = Mapping[UUID, Recipient]
+EventCustomers = Mapping[UUID, EventCustomer]
 
 
-def openmeter(url: str, recipients: Recipients, **options: Any) -> Format:
+def openmeter(url: str, customers: EventCustomers, **options: Any) -> Format:
     return OpenMeterFormat(
-        url=url, source=SOURCE, options=FormatOptions(**options), recipients=recipients
+        url=url, source=SOURCE, options=FormatOptions(**options), customers=customers
     )
 
 
-def lago(url: str, recipients: Recipients, **options: Any) -> Format:
-    return LagoFormat(url=url, options=FormatOptions(**options), recipients=recipients)
+def lago(url: str, customers: EventCustomers, **options: Any) -> Format:
+    return LagoFormat(url=url, options=FormatOptions(**options), customers=customers)
 
 
-def stripe(url: str, recipients: Recipients, **options: Any) -> Format:
-    return StripeFormat(url=url, options=FormatOptions(**options), recipients=recipients)
+def stripe(url: str, customers: EventCustomers, **options: Any) -> Format:
+    return StripeFormat(url=url, options=FormatOptions(**options), customers=customers)
 
 
 MakeFormat = Callable[..., Format]
@@ -117,22 +118,22 @@ def test_what_is_sent_again_after_a_lost_answer_is_counted_once(
 @pytest.mark.parametrize(
     ("measure", "value"),
     [
-        (Measure.BYTES, "7000000003"),
-        (Measure.RECEIVED_BYTES, "3"),
-        (Measure.SENT_BYTES, "7000000000"),
-        (Measure.SESSION_SECONDS, "1234.5"),
-        (Measure.SESSIONS, "2"),
+        (MeterValue.BYTES, "7000000003"),
+        (MeterValue.RECEIVED_BYTES, "3"),
+        (MeterValue.SENT_BYTES, "7000000000"),
+        (MeterValue.SESSION_SECONDS, "1234.5"),
+        (MeterValue.SESSIONS, "2"),
     ],
 )
 def test_the_value_is_the_measure_that_was_chosen(
-    server: type[MeteringServer], make: MakeFormat, measure: Measure, value: str
+    server: type[MeteringServer], make: MakeFormat, measure: MeterValue, value: str
 ) -> None:
     event = hour_counted(1, "alice", 3, 7_000_000_000, seconds="1234.500000", sessions=2)
     format_ = make("http://127.0.0.1:1/x", billed_to([event], alice="cus_a"), value=measure)
     (request,) = format_.requests([event], NOW)
     assert isinstance(request, Request)
     if server is StripeServer:
-        whole = "1234500000" if measure is Measure.SESSION_SECONDS else value
+        whole = "1234500000" if measure is MeterValue.SESSION_SECONDS else value
         assert f"payload%5Bvalue%5D={whole}&" in request.body.decode()
     elif server is LagoServer:
         assert f'"{measure}":"{value}"' in request.body.decode()
@@ -156,8 +157,8 @@ def test_an_adjustment_has_no_sessions_to_count(
 ) -> None:
     del server
     event = adjustment(1, "alice", 5, posted_at=NOW)
-    recipients = billed_to([event], alice="cus_a")
-    format_ = make("http://127.0.0.1:1/x", recipients, value=Measure.SESSIONS)
+    customers = billed_to([event], alice="cus_a")
+    format_ = make("http://127.0.0.1:1/x", customers, value=MeterValue.SESSIONS)
     assert list(format_.requests([event], NOW)) == []
 
 
@@ -236,7 +237,7 @@ def test_a_422_of_lago_settles_the_events_that_it_names(
     assert outcome.failure is None
     assert outcome.taken == taken
     assert [refusal.event.seq for refusal in outcome.refusals] == refused
-    assert (outcome.again and [event.seq for event in outcome.again.events]) == again
+    assert (outcome.rest and [event.seq for event in outcome.rest.events]) == again
 
 
 @pytest.mark.parametrize(
@@ -256,7 +257,7 @@ def test_a_422_of_lago_that_names_no_event_is_a_failure(body: bytes) -> None:
     (request,) = format_.requests([event], NOW)
     assert isinstance(request, Request)
     outcome = format_.outcome(request, Response(status=422, body=body))
-    assert (outcome.taken, outcome.refusals, outcome.again) == (0, (), None)
+    assert (outcome.taken, outcome.refusals, outcome.rest) == (0, (), None)
     assert outcome.failure == f"HTTP 422: {body.decode()}"
 
 
@@ -279,8 +280,8 @@ def test_stripe_gets_no_event_that_it_would_not_bill() -> None:
     posted = adjustment(4, "alice", 40, posted_at=ended + timedelta(hours=2))
     large = hour_counted(5, "alice", 10**15)
     events = [old, last, open_, posted, large]
-    recipients = {
-        event.event_id: Recipient(
+    customers = {
+        event.event_id: EventCustomer(
             customer="cus_a", period_ends_at=ended if event in (last, posted) else None
         )
         for event in events
@@ -288,7 +289,7 @@ def test_stripe_gets_no_event_that_it_would_not_bill() -> None:
 
     def refused(now: datetime, **options: Any) -> dict[int, str]:
         with StripeServer(now) as engine:
-            refusals, failure = send(stripe(engine.url, recipients, **options), events, now)
+            refusals, failure = send(stripe(engine.url, customers, **options), events, now)
             assert failure is None
             assert len(engine.counted) + len(refusals) == len(events)
         return {refusal.event.seq: refusal.reason for refusal in refusals}
@@ -301,7 +302,7 @@ def test_stripe_gets_no_event_that_it_would_not_bill() -> None:
     assert set(refused(NOW, invoice_grace_seconds=3 * 86_400)) == {1, 5}
     within_the_hour = ended + timedelta(minutes=59)
     with StripeServer(within_the_hour) as engine:
-        assert send(stripe(engine.url, recipients), [last], within_the_hour) == ([], None)
+        assert send(stripe(engine.url, customers), [last], within_the_hour) == ([], None)
         assert engine.sums() == {("cus_a", "2026-10"): Decimal(20)}
 
 
@@ -356,12 +357,12 @@ def test_a_wrong_key_or_address_is_a_failure_and_refuses_nothing(
 ) -> None:
     event = hour_counted(1, "alice", 5)
     with server(NOW) as engine:
-        recipients = billed_to([event], alice="cus_a")
-        format_ = make(engine.url + "/elsewhere", recipients)
+        customers = billed_to([event], alice="cus_a")
+        format_ = make(engine.url + "/elsewhere", customers)
         assert send(format_, [event], NOW) == ([], "HTTP 404")
-        (request,) = make(engine.url, recipients).requests([event], NOW)
+        (request,) = make(engine.url, customers).requests([event], NOW)
         assert isinstance(request, Request)
         for status in (301, 401, 403, 409, 429, 500, 503):
             outcome = format_.outcome(request, Response(status=status, body=b""))
-            assert (outcome.taken, outcome.refusals, outcome.again) == (0, (), None)
+            assert (outcome.taken, outcome.refusals, outcome.rest) == (0, (), None)
             assert outcome.failure == f"HTTP {status}"

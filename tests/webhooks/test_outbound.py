@@ -16,16 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accounting.errors import UsageError
-from accounting.webhooks.message import Request, Response
-from accounting.webhooks.outbound import (
-    MAX_BODY_BYTES,
-    FailureReason,
-    OutboundPolicy,
-    Sender,
-    SendFailed,
-    SocketAddress,
-    special_kind,
-)
+from accounting.webhooks.message import FailureReason, Request, Response, SendFailed
+from accounting.webhooks.outbound_policy import OutboundPolicy, SocketAddress, special_kind
+from accounting.webhooks.transport import MAX_BODY_BYTES, Sender
 from tests.support.certificates import CertificateAuthority
 from tests.support.scripted_server import Answer, ScriptedServer, fixed
 from tests.support.servers import free_port

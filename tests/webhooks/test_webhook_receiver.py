@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 import pytest
 from standardwebhooks import Webhook
 
-from accounting.webhooks.message import Request
-from accounting.webhooks.outbound import OutboundPolicy, Sender, SendFailed
+from accounting.webhooks.message import Request, SendFailed
+from accounting.webhooks.outbound_policy import OutboundPolicy
+from accounting.webhooks.transport import Sender
 from tests.support.servers import wait_until
 from tests.support.webhook_receiver import WebhookReceiver
 

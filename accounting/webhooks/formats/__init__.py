@@ -14,10 +14,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 from accounting.webhooks.formats import lago, openmeter, stripe
 from accounting.webhooks.formats.cloudevents import CloudEventsFormat
-from accounting.webhooks.formats.metering import Recipients
+from accounting.webhooks.formats.format import Format
+from accounting.webhooks.formats.metering import EventCustomers
 from accounting.webhooks.formats.options import FormatName, FormatOptions
 from accounting.webhooks.formats.standard import StandardFormat
-from accounting.webhooks.message import Format
 
 _PATHS: Final = {
     FormatName.OPENMETER: openmeter.PATH,
@@ -33,11 +33,11 @@ def make_format(
     options: FormatOptions,
     batch_size: int,
     source: str,
-    recipients: Recipients,
+    customers: EventCustomers,
 ) -> Format:
     """The format of an endpoint, for a batch of events.
 
-    ``source``: the URI of the installation. ``recipients``: of the events that count, by event_id;
+    ``source``: the URI of the installation. ``customers``: of the events that count, by event_id;
     only metering formats need them.
     """
     match name:
@@ -52,15 +52,15 @@ def make_format(
                 url=url,
                 source=source,
                 options=options,
-                recipients=recipients,
+                customers=customers,
                 batch_size=batch_size,
             )
         case FormatName.LAGO:
             return lago.LagoFormat(
-                url=url, options=options, recipients=recipients, batch_size=batch_size
+                url=url, options=options, customers=customers, batch_size=batch_size
             )
         case FormatName.STRIPE:
-            return stripe.StripeFormat(url=url, options=options, recipients=recipients)
+            return stripe.StripeFormat(url=url, options=options, customers=customers)
         case _:
             assert_never(name)
 

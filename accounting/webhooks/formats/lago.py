@@ -22,7 +22,13 @@ from accounting.webhooks.formats.envelope import (
     plain_outcome,
     read_json,
 )
-from accounting.webhooks.formats.metering import CountedUsage, Recipients, count, in_batches, plain
+from accounting.webhooks.formats.metering import (
+    EventCustomers,
+    MeteredUsage,
+    in_batches,
+    metered_usage,
+    plain,
+)
 from accounting.webhooks.formats.options import MAX_BATCH, FormatOptions
 from accounting.webhooks.message import Outcome, Refusal, Request, Response
 
@@ -32,11 +38,11 @@ _DUPLICATE: Final = "value_already_exist"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LagoFormat:
-    """The customers of ``recipients`` are external ids of subscriptions."""
+    """The customers of ``customers`` are external ids of subscriptions."""
 
     url: str
     options: FormatOptions
-    recipients: Recipients
+    customers: EventCustomers
     batch_size: int = MAX_BATCH
 
     @property
@@ -46,14 +52,14 @@ class LagoFormat:
     def requests(self, events: Sequence[FeedEvent], now: datetime) -> Sequence[Request | Refusal]:
         del now
         return in_batches(
-            count(events, self.recipients, self.options),
+            metered_usage(events, self.customers, self.options),
             self.batch_size,
             lambda usage: _request(
                 self.url, [item.event for item in usage], [self._event(item) for item in usage]
             ),
         )
 
-    def _event(self, usage: CountedUsage) -> dict[str, Any]:
+    def _event(self, usage: MeteredUsage) -> dict[str, Any]:
         payload = usage.event.payload
         named = {key: payload[key] for key in ("user_key", "period") if key in payload}
         return {
@@ -88,12 +94,12 @@ class LagoFormat:
         if not left:
             return Outcome(taken=len(request.events), refusals=refusals)
         documents = json.loads(request.body)["events"]
-        again = _request(
+        rest = _request(
             request.url,
             [request.events[index] for index in left],
             [documents[index] for index in left],
         )
-        return Outcome(taken=left[0], refusals=refusals, again=again)
+        return Outcome(taken=left[0], refusals=refusals, rest=rest)
 
 
 def _request(

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from accounting.feed.reader import FeedEvent
 from accounting.webhooks.formats.envelope import occurred_at
-from accounting.webhooks.formats.options import METERING_TYPES, FormatOptions, Measure
+from accounting.webhooks.formats.options import METERING_TYPES, FormatOptions, MeterValue
 from accounting.webhooks.message import Refusal, Request
 
 
@@ -28,7 +28,7 @@ class UsageKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipient:
+class EventCustomer:
     """Whom an event is billed to. ``customer`` None: nobody, for ``reason``.
 
     ``period_ends_at``: the end of the realm's period in which the counted hour lies; None: it isn't
@@ -40,12 +40,12 @@ class Recipient:
     period_ends_at: datetime | None = None
 
 
-Recipients = Mapping[UUID, Recipient]
+EventCustomers = Mapping[UUID, EventCustomer]
 """By event_id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CountedUsage:
+class MeteredUsage:
     """An event as a metering format sends it. ``value`` is in the unit of the options."""
 
     event: FeedEvent
@@ -56,46 +56,46 @@ class CountedUsage:
     period_ends_at: datetime | None
 
 
-def count(
-    events: Sequence[FeedEvent], recipients: Recipients, options: FormatOptions
-) -> list[CountedUsage | Refusal]:
+def metered_usage(
+    events: Sequence[FeedEvent], customers: EventCustomers, options: FormatOptions
+) -> list[MeteredUsage | Refusal]:
     """What to send of each event, in order: nothing for events that count nothing."""
-    counted: list[CountedUsage | Refusal] = []
+    counted: list[MeteredUsage | Refusal] = []
     for event in events:
         if event.type not in METERING_TYPES:
             continue
         value = _value(event, options.value)
         if not value:
             continue
-        recipient = recipients[event.event_id]
-        if recipient.customer is None:
-            text = f"{plain(value)} {options.value}: {recipient.reason}"
+        billed = customers[event.event_id]
+        if billed.customer is None:
+            text = f"{plain(value)} {options.value}: {billed.reason}"
             counted.append(Refusal(event=event, reason=text))
             continue
         counted.append(
-            CountedUsage(
+            MeteredUsage(
                 event=event,
-                customer=recipient.customer,
+                customer=billed.customer,
                 value=value.scaleb(-options.unit.exponent),
                 at=occurred_at(event),
                 kind=usage_kind(event),
-                period_ends_at=recipient.period_ends_at,
+                period_ends_at=billed.period_ends_at,
             )
         )
     return counted
 
 
 def in_batches(
-    usage: Sequence[CountedUsage | Refusal],
+    usage: Sequence[MeteredUsage | Refusal],
     size: int,
-    make_request: Callable[[Sequence[CountedUsage]], Request],
+    make_request: Callable[[Sequence[MeteredUsage]], Request],
 ) -> list[Request | Refusal]:
     """Requests of at most ``size`` events each, strictly in order: a refusal divides a batch.
 
     So the cursor can move to the last event of whatever was done.
     """
     plan: list[Request | Refusal] = []
-    batch: list[CountedUsage] = []
+    batch: list[MeteredUsage] = []
     for item in usage:
         if isinstance(item, Refusal) or len(batch) == size:
             plan += [make_request(batch)] if batch else []
@@ -114,16 +114,16 @@ def usage_kind(event: FeedEvent) -> UsageKind:
     return UsageKind.CORRECTION if event.payload["correction"] else UsageKind.USAGE
 
 
-def _value(event: FeedEvent, measure: Measure) -> Decimal:
+def _value(event: FeedEvent, measure: MeterValue) -> Decimal:
     payload = event.payload
     match measure:
-        case Measure.BYTES:
+        case MeterValue.BYTES:
             return Decimal(payload["received_bytes"] + payload["sent_bytes"])
-        case Measure.RECEIVED_BYTES | Measure.SENT_BYTES:
+        case MeterValue.RECEIVED_BYTES | MeterValue.SENT_BYTES:
             return Decimal(payload[measure.value])
-        case Measure.SESSION_SECONDS:
+        case MeterValue.SESSION_SECONDS:
             return Decimal(payload["session_seconds"])
-        case Measure.SESSIONS:
+        case MeterValue.SESSIONS:
             return Decimal(payload.get("sessions_started", 0))  # an adjustment has no sessions
 
 

@@ -13,7 +13,13 @@ from typing import Any, Final
 from accounting.domain.counters import COUNTERS
 from accounting.feed.reader import FeedEvent
 from accounting.webhooks.formats.envelope import dump, plain_outcome
-from accounting.webhooks.formats.metering import CountedUsage, Recipients, count, in_batches, plain
+from accounting.webhooks.formats.metering import (
+    EventCustomers,
+    MeteredUsage,
+    in_batches,
+    metered_usage,
+    plain,
+)
 from accounting.webhooks.formats.options import MAX_BATCH, FormatOptions
 from accounting.webhooks.message import Outcome, Refusal, Request, Response
 
@@ -33,7 +39,7 @@ class OpenMeterFormat:
     url: str
     source: str
     options: FormatOptions
-    recipients: Recipients
+    customers: EventCustomers
     batch_size: int = MAX_BATCH
 
     @property
@@ -43,12 +49,12 @@ class OpenMeterFormat:
     def requests(self, events: Sequence[FeedEvent], now: datetime) -> Sequence[Request | Refusal]:
         del now
         return in_batches(
-            count(events, self.recipients, self.options),
+            metered_usage(events, self.customers, self.options),
             self.batch_size,
             self._request,
         )
 
-    def _request(self, usage: Sequence[CountedUsage]) -> Request:
+    def _request(self, usage: Sequence[MeteredUsage]) -> Request:
         return Request(
             url=self.url,
             # Without a charset: OpenMeter compares the whole header.
@@ -57,7 +63,7 @@ class OpenMeterFormat:
             events=[item.event for item in usage],
         )
 
-    def _cloud_event(self, usage: CountedUsage) -> dict[str, Any]:
+    def _cloud_event(self, usage: MeteredUsage) -> dict[str, Any]:
         event = usage.event
         payload = {"realm": event.realm, **event.payload}
         return {

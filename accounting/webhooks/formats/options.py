@@ -45,7 +45,7 @@ class FormatName(StrEnum):
         return self.max_batch if self.is_metering else 1
 
 
-class Measure(StrEnum):
+class MeterValue(StrEnum):
     """What a metering format counts. ``bytes``: received and sent together, as a bill has them."""
 
     BYTES = "bytes"
@@ -56,7 +56,7 @@ class Measure(StrEnum):
 
     @property
     def is_bytes(self) -> bool:
-        return self in (Measure.BYTES, Measure.RECEIVED_BYTES, Measure.SENT_BYTES)
+        return self in (MeterValue.BYTES, MeterValue.RECEIVED_BYTES, MeterValue.SENT_BYTES)
 
 
 class Unit(StrEnum):
@@ -90,7 +90,7 @@ class FormatOptions:
 
     mode: CloudEventsMode = CloudEventsMode.STRUCTURED
     meter: str = "turn_usage"
-    value: Measure = Measure.BYTES
+    value: MeterValue = MeterValue.BYTES
     unit: Unit = Unit.BYTES
     customer: str | None = None
     invoice_grace_seconds: int = 3600
@@ -99,7 +99,7 @@ class FormatOptions:
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
         """The options that :meth:`to_json` made."""
         values = dict(stored)
-        for key, enum in (("mode", CloudEventsMode), ("value", Measure), ("unit", Unit)):
+        for key, enum in (("mode", CloudEventsMode), ("value", MeterValue), ("unit", Unit)):
             if key in values:
                 values[key] = enum(values[key])
         return cls(**values)

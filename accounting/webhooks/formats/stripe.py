@@ -24,14 +24,14 @@ from accounting.webhooks.formats.envelope import (
     read_json,
 )
 from accounting.webhooks.formats.metering import (
-    CountedUsage,
-    Recipients,
+    EventCustomers,
+    MeteredUsage,
     UsageKind,
-    count,
+    metered_usage,
     plain,
     utc_text,
 )
-from accounting.webhooks.formats.options import FormatOptions, Measure
+from accounting.webhooks.formats.options import FormatOptions, MeterValue
 from accounting.webhooks.message import Outcome, Refusal, Request, Response
 
 PATH: Final = "/v1/billing/meter_events"
@@ -51,11 +51,11 @@ _DUPLICATES: Final = ("already exists with identifier", "duplicate identifier")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StripeFormat:
-    """The customers of ``recipients`` are ids of customers at Stripe, ``cus_...``."""
+    """The customers of ``customers`` are ids of customers at Stripe, ``cus_...``."""
 
     url: str
     options: FormatOptions
-    recipients: Recipients
+    customers: EventCustomers
 
     @property
     def repeat_seconds(self) -> float | None:
@@ -64,10 +64,10 @@ class StripeFormat:
     def requests(self, events: Sequence[FeedEvent], now: datetime) -> Sequence[Request | Refusal]:
         return [
             item if isinstance(item, Refusal) else self._request(item, now)
-            for item in count(events, self.recipients, self.options)
+            for item in metered_usage(events, self.customers, self.options)
         ]
 
-    def _request(self, usage: CountedUsage, now: datetime) -> Request | Refusal:
+    def _request(self, usage: MeteredUsage, now: datetime) -> Request | Refusal:
         value = _whole(usage.value, self.options.value)
         if (reason := self._refusal(usage, value, now)) is not None:
             return Refusal(event=usage.event, reason=f"{value}: {reason}")
@@ -92,7 +92,7 @@ class StripeFormat:
             events=[usage.event],
         )
 
-    def _refusal(self, usage: CountedUsage, value: int, now: datetime) -> str | None:
+    def _refusal(self, usage: MeteredUsage, value: int, now: datetime) -> str | None:
         """Why Stripe would not bill it; None: it would."""
         if len(str(abs(value))) > MAX_DIGITS:
             return f"Stripe takes at most {MAX_DIGITS} digits; split it by hand"
@@ -128,9 +128,9 @@ class StripeFormat:
         return Outcome(taken=0, failure=describe(response))
 
 
-def _whole(value: Decimal, measure: Measure) -> int:
+def _whole(value: Decimal, measure: MeterValue) -> int:
     """The value as a whole number: seconds, which have six decimal places, as microseconds."""
-    whole = value.scaleb(6) if measure is Measure.SESSION_SECONDS else value
+    whole = value.scaleb(6) if measure is MeterValue.SESSION_SECONDS else value
     assert whole == int(whole), plain(whole)
     return int(whole)
 

@@ -33,7 +33,7 @@ class LeaseLost(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Leased:
+class LeasedEndpoint:
     """An endpoint under a lease, with its position at that time. ``now``: of the database."""
 
     endpoint: Endpoint
@@ -56,7 +56,7 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Move:
+class Step:
     """A step of a position. ``counts_failure``: it failed, and the first time in this round.
 
     ``failure``: of this program, without an attempt. ``delivered``: how many events were taken.
@@ -76,7 +76,7 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moved:
+class WrittenStep:
     """The row after a step."""
 
     version: int
@@ -85,7 +85,7 @@ class Moved:
     now: datetime
 
 
-def take_due(engine: Engine, limit: int) -> list[Leased]:
+def take_due(engine: Engine, limit: int) -> list[LeasedEndpoint]:
     """Take a lease on at most so many endpoints that have something to do."""
     lease = uuid4()
     with lost_connections(), engine.begin() as connection:
@@ -94,12 +94,12 @@ def take_due(engine: Engine, limit: int) -> list[Leased]:
             {"limit": limit, "lease": lease, "lease_seconds": LEASE_SECONDS},
         ).mappings()
         return [
-            Leased(
+            LeasedEndpoint(
                 endpoint=endpoint_of(dict(row)),
                 lease=lease,
                 **{
                     name: row[name]
-                    for name in Leased.__dataclass_fields__
+                    for name in LeasedEndpoint.__dataclass_fields__
                     if name not in ("endpoint", "lease")
                 },
             )
@@ -107,20 +107,20 @@ def take_due(engine: Engine, limit: int) -> list[Leased]:
         ]
 
 
-def release(engine: Engine, leased: Leased) -> None:
+def release(engine: Engine, leased: LeasedEndpoint) -> None:
     """End a lease, unless it is another's by now."""
     with lost_connections(), engine.begin() as connection:
         connection.execute(_QUERIES.text("release"), _key(leased))
 
 
-def end_wait(engine: Engine, leased: Leased) -> None:
+def end_wait(engine: Engine, leased: LeasedEndpoint) -> None:
     """Say that this delivery, whose lease was taken away, sends no more."""
     with lost_connections(), engine.begin() as connection:
         connection.execute(_QUERIES.text("end_wait"), {"number": leased.endpoint.number})
 
 
 def read_page(
-    engine: Engine, leased: Leased, after: int, seqs_ahead: Collection[int]
+    engine: Engine, leased: LeasedEndpoint, after: int, seqs_ahead: Collection[int]
 ) -> Page | None:
     """The next events after a number; None at the feed's end."""
     with lost_connections(), engine.connect() as connection:
@@ -139,13 +139,13 @@ def read_page(
     return Page(events=events, last_seq=last_seq) if last_seq > after else None
 
 
-def write_move(engine: Engine, leased: Leased, move: Move) -> Moved:
+def write_step(engine: Engine, leased: LeasedEndpoint, move: Step) -> WrittenStep:
     """Write a step and what led to it, and prolong the lease. Raises LeaseLost."""
     attempt = move.attempt
     failure = move.failure if attempt is None else attempt.failure
     with lost_connections(), engine.begin() as connection:
         row = connection.execute(
-            _QUERIES.text("move"),
+            _QUERIES.text("write_step"),
             {
                 **_key(leased),
                 "seq": move.seq,
@@ -163,7 +163,7 @@ def write_move(engine: Engine, leased: Leased, move: Move) -> Moved:
         if attempt is not None:
             insert_attempt(connection, leased.endpoint.number, attempt, move.seq, row.history)
         insert_refusals(connection, leased.endpoint.number, move.refusals, row.now)
-    return Moved(
+    return WrittenStep(
         version=row.version,
         failures=row.failures,
         failing_since=row.failing_since,
@@ -171,7 +171,7 @@ def write_move(engine: Engine, leased: Leased, move: Move) -> Moved:
     )
 
 
-def begin_doubt(engine: Engine, leased: Leased) -> None:
+def begin_doubt(engine: Engine, leased: LeasedEndpoint) -> None:
     """Record that a request is sent now, of which no answer may be known. Raises LeaseLost."""
     with lost_connections(), engine.begin() as connection:
         values = {**_key(leased), "lease_seconds": LEASE_SECONDS}
@@ -182,7 +182,7 @@ def begin_doubt(engine: Engine, leased: Leased) -> None:
 DisableCause = Literal["failing", "gone", "restored", "in_doubt"]
 
 
-def disable(engine: Engine, leased: Leased, cause: DisableCause, reason: str) -> None:
+def disable(engine: Engine, leased: LeasedEndpoint, cause: DisableCause, reason: str) -> None:
     """Disable an endpoint and say so in the feed, in one transaction. Raises LeaseLost.
 
     The feed has the ``cause`` only: the reason may quote an answer, and other endpoints read it.
@@ -206,12 +206,12 @@ def disable(engine: Engine, leased: Leased, cause: DisableCause, reason: str) ->
         enqueue_event(connection, "webhook.disabled", None, payload, f"{number}\n{disabled_at}")
 
 
-def last_common_position(engine: Engine, leased: Leased) -> int:
+def last_common_position(engine: Engine, leased: LeasedEndpoint) -> int:
     """After a restore: the last position whose events the feed still has."""
     with lost_connections(), engine.connect() as connection:
         values = {"number": leased.endpoint.number}
         return int(connection.execute(_QUERIES.text("last_common_position"), values).scalar_one())
 
 
-def _key(leased: Leased) -> Mapping[str, Any]:
+def _key(leased: LeasedEndpoint) -> Mapping[str, Any]:
     return {"number": leased.endpoint.number, "lease": leased.lease}

@@ -3,10 +3,10 @@
 from collections import deque
 from collections.abc import Collection, Iterable
 
-from accounting.webhooks.positions import Page
+from accounting.webhooks.leases import Page
 
 
-class Progress:
+class Position:
     """The position of a delivery that is under way. ``seq``: all up to it is done."""
 
     def __init__(self, seq: int, seqs_ahead: Iterable[int] = ()) -> None:

@@ -11,21 +11,20 @@ from accounting.feed.reader import FeedEvent
 from accounting.webhooks.client import EndpointClient
 from accounting.webhooks.endpoints import find_endpoint
 from accounting.webhooks.format_choice import format_of
-from accounting.webhooks.message import Request
-from accounting.webhooks.outbound import SendFailed
+from accounting.webhooks.message import Request, SendFailed
 
 TYPE: Final = "webhook.test"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrialResult:
+class SentTest:
     """``status`` None: no answer. ``failure`` None: the endpoint took the event."""
 
     status: int | None
     failure: str | None
 
 
-def send_test_event(engine: Engine, number: int, *, private_addresses: bool) -> TrialResult:
+def send_test_event(engine: Engine, number: int, *, private_addresses: bool) -> SentTest:
     """Send the event. Raises UsageError for an unknown endpoint, and where its format has none."""
     endpoint, now = find_endpoint(engine, number)
     event = FeedEvent(
@@ -46,6 +45,6 @@ def send_test_event(engine: Engine, number: int, *, private_addresses: bool) -> 
         try:
             response = client.send(requests[0], now)
         except SendFailed as error:
-            return TrialResult(status=error.status, failure=str(error))
+            return SentTest(status=error.status, failure=str(error))
     outcome = format_.outcome(requests[0], response)
-    return TrialResult(status=response.status, failure=outcome.failure)
+    return SentTest(status=response.status, failure=outcome.failure)

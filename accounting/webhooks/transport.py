@@ -19,233 +19,29 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv6Address, ip_address
 from queue import Empty, SimpleQueue
-from typing import Final, Literal, Self, cast
-from urllib.parse import urlsplit
+from typing import Final, Self, cast
 
 import certifi
 import httpcore
 
-from accounting.errors import AccountingError, UsageError
-from accounting.webhooks.message import Request, Response
+from accounting.webhooks.message import Request, Response, SendFailed
+from accounting.webhooks.outbound_policy import OutboundPolicy, SocketAddress
+from accounting.webhooks.target_url import Target
 
 logging.getLogger("httpcore").setLevel(logging.INFO)  # its debug records have header fields
 
-CONNECT_SECONDS: Final = 10.0
-"""For resolving the name, connecting and TLS."""
-TOTAL_SECONDS: Final = 15.0
-"""For all of a request, to the last byte of its answer."""
 MAX_BODY_BYTES: Final = 64 << 10
 MAX_ANSWER_BYTES: Final = 512 << 10
 """Header, body and their framing. The header alone is limited to 100 KiB by httpcore."""
 KEEPALIVE_SECONDS: Final = 4.0
 """Servers close idle connections after 5 seconds or more."""
-EXPECTED_URL: Final = "expected https://host/path, without a user, a password or a fragment"
-
-_URL: Final = re.compile(r"[\x21-\x7e]+")
-_LABEL: Final = r"[A-Za-z0-9_-]{1,63}"
-_HOST: Final = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
-_BRACKETED: Final = re.compile(r"\[[^\[\]]*\](:\d*)?")
 _SECONDS: Final = re.compile(r"\d{1,9}")
-
-_SPECIAL_V4: Final[Sequence[tuple[IPv4Network, str]]] = [
-    (IPv4Network(network), kind)
-    for network, kind in (
-        ("0.0.0.0/8", "reserved"),
-        ("10.0.0.0/8", "private"),
-        ("100.64.0.0/10", "private"),  # carriers' NAT
-        ("127.0.0.0/8", "loopback"),
-        ("169.254.0.0/16", "link-local"),  # has the metadata service of most clouds
-        ("172.16.0.0/12", "private"),
-        ("192.0.0.0/24", "reserved"),
-        ("192.0.2.0/24", "reserved"),
-        ("192.88.99.0/24", "reserved"),
-        ("192.168.0.0/16", "private"),
-        ("198.18.0.0/15", "private"),
-        ("198.51.100.0/24", "reserved"),
-        ("203.0.113.0/24", "reserved"),
-        ("224.0.0.0/4", "multicast"),
-        ("240.0.0.0/4", "reserved"),
-    )
-]
-"""IANA's registry. The properties of :mod:`ipaddress` differ between versions of Python."""
-_SPECIAL_V6: Final[Sequence[tuple[IPv6Network, str]]] = [
-    (IPv6Network(network), kind)
-    for network, kind in (
-        ("::1/128", "loopback"),
-        ("64:ff9b:1::/48", "private"),  # NAT64 of a local network
-        ("2001::/23", "reserved"),  # has Teredo
-        ("2001:db8::/32", "reserved"),
-        ("3fff::/20", "reserved"),
-        ("fc00::/7", "private"),
-        ("fe80::/10", "link-local"),
-        ("fec0::/10", "private"),
-        ("ff00::/8", "multicast"),
-    )
-]
-_PUBLIC_V6: Final = IPv6Network("2000::/3")
-"""The only part of IPv6 whose addresses IANA allots to networks."""
-_EMBEDDING_V6: Final[Sequence[tuple[IPv6Network, int]]] = [
-    (IPv6Network("::ffff:0:0/96"), 0),  # mapped
-    (IPv6Network("64:ff9b::/96"), 0),  # NAT64
-    (IPv6Network("2002::/16"), 80),  # 6to4
-]
-"""Networks whose addresses contain one of IPv4, which they reach; and the bits after it."""
-
-FailureReason = Literal[
-    "url", "name", "address", "connect", "tls", "deadline", "closed", "protocol", "size",
-    "redirect",
-]  # fmt: skip
-SocketAddress = tuple[str, int] | tuple[str, int, int, int]
 Resolver = Callable[[str, int], Sequence[SocketAddress]]
 """The socket addresses of a host and port; raises OSError."""
-
-
-class SendFailed(AccountingError):
-    """A request has no answer that counts. The server may have taken it all the same.
-
-    ``status``: that of an answer which was refused, a redirect.
-    """
-
-    def __init__(self, text: str, reason: FailureReason, status: int | None = None) -> None:
-        super().__init__(text)
-        self.reason: Final = reason
-        self.status: Final = status
-
-
-def special_kind(address: IPv4Address | IPv6Address) -> str | None:
-    """What an address is, in a word, unless it is a public one."""
-    if isinstance(address, IPv6Address):
-        for network, shift in _EMBEDDING_V6:
-            if address in network:
-                return special_kind(IPv4Address(int(address) >> shift & 0xFFFFFFFF))
-        kinds = (kind for network, kind in _SPECIAL_V6 if address in network)
-        return next(kinds, None if address in _PUBLIC_V6 else "reserved")
-    return next((kind for network, kind in _SPECIAL_V4 if address in network), None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """The parts of a URL that a request needs. ``host`` has no brackets; ``path`` has the query."""
-
-    scheme: Literal["http", "https"]
-    host: str
-    port: int
-    path: str
-    authority: str
-    """As the header ``Host`` has it."""
-
-
-def _is_ipv6(host: str) -> bool:
-    try:
-        return IPv6Address(host).scope_id is None
-    except ValueError:
-        return False
-
-
-def split_url(url: str) -> Target:
-    """The parts of a URL. Raises ValueError, with what is wrong and nothing of the URL."""
-    if not _URL.fullmatch(url) or "\\" in url:
-        raise ValueError(f"a space or a character that is not ASCII: {EXPECTED_URL}")
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise ValueError(f"its host or port is not valid: {EXPECTED_URL}") from None
-    if parts.scheme not in ("http", "https"):
-        raise ValueError(f"its scheme is not https: {EXPECTED_URL}")
-    if "@" in parts.netloc:
-        raise ValueError(f"a user or password in it: {EXPECTED_URL}")
-    if "#" in url:
-        raise ValueError(f"a fragment in it: {EXPECTED_URL}")
-    host = parts.hostname or ""
-    has_brackets = "[" in parts.netloc or "]" in parts.netloc
-    is_host = _is_ipv6(host) if has_brackets else _HOST.fullmatch(host)
-    if has_brackets and not _BRACKETED.fullmatch(parts.netloc):
-        is_host = False
-    if not is_host or port == 0:
-        raise ValueError(f"its host or port is not valid: {EXPECTED_URL}")
-    scheme: Literal["http", "https"] = "https" if parts.scheme == "https" else "http"
-    return Target(
-        scheme=scheme,
-        host=host,
-        port=port or (443 if scheme == "https" else 80),
-        path=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
-        authority=parts.netloc,
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutboundPolicy:
-    """Where requests may go.
-
-    Without ``private_addresses``, to public addresses by https only. With it also to private,
-    link-local and loopback addresses, and to those by http too. Never to other special addresses.
-    """
-
-    private_addresses: bool = False
-    connect_seconds: float = field(default_factory=lambda: CONNECT_SECONDS)
-    total_seconds: float = field(default_factory=lambda: TOTAL_SECONDS)
-
-    def check_url(self, url: str) -> None:
-        """Check what can be checked of a URL without resolving its name. Raises UsageError."""
-        try:
-            target = split_url(url)
-        except ValueError as error:
-            raise UsageError(f"the URL has {error}") from None
-        if (refusal := self._target_refusal(target)) is not None:
-            raise UsageError(refusal)
-
-    def target(self, url: str) -> Target:
-        """The parts of a URL that a request may be sent to, by what is known without its address.
-
-        Raises SendFailed.
-        """
-        try:
-            target = split_url(url)
-        except ValueError as error:
-            raise SendFailed(f"the URL has {error}", "url") from None
-        if (refusal := self._target_refusal(target)) is not None:
-            raise SendFailed(refusal, "address")
-        return target
-
-    def _target_refusal(self, target: Target) -> str | None:
-        if target.scheme == "http" and not self.private_addresses:
-            return "http is only for a private address, with --allow-private: expected https"
-        try:
-            address = ip_address(target.host)
-        except ValueError:
-            return None
-        return self._refusal(address, target.scheme)
-
-    def _refusal(self, address: IPv4Address | IPv6Address, scheme: str) -> str | None:
-        """Why no connection is made to an address."""
-        match special_kind(address):
-            case None:
-                if scheme == "https":
-                    return None
-                return f"http to {address}, a public address: expected https"
-            case "private" | "link-local" | "loopback" as kind:
-                if self.private_addresses:
-                    return None
-                return f"{address} is a {kind} address: expected a public one, or --allow-private"
-            case kind:
-                return f"{address} is a {kind} address: expected a public one"
-
-    def allowed(
-        self, target: Target, addresses: Sequence[SocketAddress]
-    ) -> Sequence[SocketAddress]:
-        """Those addresses of a host to which connections may be made. Raises SendFailed."""
-        refusals = {each: self._refusal(ip_address(each[0]), target.scheme) for each in addresses}
-        allowed = [each for each in addresses if refusals[each] is None]
-        if not allowed:
-            refusal = next(iter(refusals.values()), None) or "it has no address"
-            raise SendFailed(f"{target.host}: {refusal}", "address")
-        return allowed
 
 
 def resolve(host: str, port: int) -> Sequence[SocketAddress]:
