@@ -20,9 +20,9 @@ class Difference:
     """One difference, as ``verify --json`` prints it.
 
     ``what``: one of DERIVED_TABLES, or `reports`, `buckets`, `periods`, `statements`,
-    `adjustments`, `limit_states`. ``kind``: `missing` from the stored books, `unfounded` by the
-    reports, or `differs` in ``column``. ``period``: the first day of the billing period that it
-    lies in.
+    `adjustments`, `limit_states`, `usage.counted`. ``kind``: `missing` from the stored books,
+    `unfounded` by the reports, or `differs` in ``column``. ``period``: the first day of the billing
+    period that it lies in.
     """
 
     realm: str

@@ -435,30 +435,119 @@ GROUP BY realm_id, server
 HAVING sum(sessions_started - sessions_ended) <> 0;
 
 -- name: last_recomputed_hour
--- The end of the last recomputed hour of a realm.
-SELECT max(ends_at) FROM recomputed_buckets WHERE realm_id = :realm_id AND level = 'hour';
+-- The end of the last hour of a realm that is recomputed, or in the feed.
+SELECT greatest(
+    (SELECT max(ends_at) FROM recomputed_buckets WHERE realm_id = :realm_id AND level = 'hour'),
+    (SELECT max(ended_at) FROM accounting.counted_usage WHERE realm_id = :realm_id)
+);
 
--- name: stage_rebuilt_hours
--- Stages by how much the hours of users differ that a rebuild of a realm is about to change.
+-- name: stage_feed_differences
+-- Stages by how much the hours of users in some spans of a realm differ from what the feed has of them.
 INSERT INTO staged_deltas (
     realm_id, user_key, starts_at,
     received_packets, received_bytes, sent_packets, sent_bytes,
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
     sessions_started, sessions_ended, session_microseconds, estimated_bytes
 )
-SELECT realm_id, user_key, starts_at,
-    sum(sign * received_packets), sum(sign * received_bytes),
-    sum(sign * sent_packets), sum(sign * sent_bytes),
-    sum(sign * peer_received_packets), sum(sign * peer_received_bytes),
-    sum(sign * peer_sent_packets), sum(sign * peer_sent_bytes),
-    sum(sign * sessions_started), sum(sign * sessions_ended), sum(sign * session_microseconds),
-    sum(sign * estimated_bytes)
+SELECT d.*
 FROM (
-    SELECT -1 AS sign, * FROM accounting.user_usage_hourly WHERE realm_id = :realm_id
-    UNION ALL
-    SELECT 1, * FROM recomputed_user_usage_hourly
-) h
-GROUP BY realm_id, user_key, starts_at;
+    SELECT realm_id, user_key, starts_at,
+        sum(sign * received_packets) AS received_packets,
+        sum(sign * received_bytes) AS received_bytes,
+        sum(sign * sent_packets) AS sent_packets,
+        sum(sign * sent_bytes) AS sent_bytes,
+        sum(sign * peer_received_packets) AS peer_received_packets,
+        sum(sign * peer_received_bytes) AS peer_received_bytes,
+        sum(sign * peer_sent_packets) AS peer_sent_packets,
+        sum(sign * peer_sent_bytes) AS peer_sent_bytes,
+        sum(sign * sessions_started) AS sessions_started,
+        sum(sign * sessions_ended) AS sessions_ended,
+        sum(sign * session_microseconds) AS session_microseconds,
+        sum(sign * estimated_bytes) AS estimated_bytes
+    FROM (
+        SELECT 1 AS sign, h.realm_id, h.user_key, h.starts_at,
+            received_packets, received_bytes, sent_packets, sent_bytes, peer_received_packets,
+            peer_received_bytes, peer_sent_packets, peer_sent_bytes, sessions_started,
+            sessions_ended, session_microseconds, estimated_bytes
+        FROM unnest(CAST(:sinces AS timestamptz[]), CAST(:untils AS timestamptz[]))
+            AS s (since, until)
+        JOIN accounting.user_usage_hourly h
+            ON h.realm_id = :realm_id AND h.starts_at >= s.since AND h.starts_at < s.until
+        UNION ALL
+        SELECT -1, c.realm_id, c.user_key, c.started_at,
+            received_packets, received_bytes, sent_packets, sent_bytes, peer_received_packets,
+            peer_received_bytes, peer_sent_packets, peer_sent_bytes, sessions_started,
+            sessions_ended, session_microseconds, estimated_bytes
+        FROM unnest(CAST(:sinces AS timestamptz[]), CAST(:untils AS timestamptz[]))
+            AS s (since, until)
+        JOIN accounting.counted_usage c
+            ON c.realm_id = :realm_id AND c.started_at >= s.since AND c.started_at < s.until
+    ) v
+    GROUP BY realm_id, user_key, starts_at
+) d
+WHERE (
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+    sessions_started, sessions_ended, session_microseconds, estimated_bytes
+) <> (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+
+-- name: compare_counted_hours
+-- Finds the hours of users in a span of a realm of which the feed has something else than was
+-- recomputed. It has the folded ones.
+SELECT user_key, starts_at, c.numbers AS stored, h.numbers AS recomputed
+FROM (
+    SELECT user_key, started_at AS starts_at, CAST(ARRAY[
+        sum(received_packets), sum(received_bytes), sum(sent_packets), sum(sent_bytes),
+        sum(peer_received_packets), sum(peer_received_bytes),
+        sum(peer_sent_packets), sum(peer_sent_bytes),
+        sum(sessions_started), sum(sessions_ended),
+        sum(session_microseconds), sum(estimated_bytes)
+    ] AS numeric[]) AS numbers
+    FROM accounting.counted_usage
+    WHERE realm_id = :realm_id
+        AND started_at >= CAST(:since AS timestamptz) AND started_at < CAST(:until AS timestamptz)
+    GROUP BY user_key, started_at
+) c
+FULL JOIN (
+    SELECT r.user_key, r.starts_at, CAST(ARRAY[
+        received_packets, received_bytes, sent_packets, sent_bytes,
+        peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+        sessions_started, sessions_ended, session_microseconds, estimated_bytes
+    ] AS numeric[]) AS numbers
+    FROM recomputed_user_usage_hourly r JOIN accounting.fold_watermarks f USING (realm_id)
+    WHERE r.realm_id = :realm_id AND r.starts_at < f.folded_until
+        AND r.starts_at >= CAST(:since AS timestamptz) AND r.starts_at < CAST(:until AS timestamptz)
+) h USING (user_key, starts_at)
+CROSS JOIN (SELECT array_fill(CAST(0 AS numeric), ARRAY[12]) AS numbers) z
+WHERE coalesce(c.numbers, z.numbers) <> coalesce(h.numbers, z.numbers)
+ORDER BY starts_at, user_key;
+
+-- name: compare_counted_statement
+-- Finds the users of a closed period of whose hours the feed has something else than their line.
+SELECT user_key, c.numbers AS stored, l.numbers AS recomputed
+FROM (
+    SELECT user_key, CAST(ARRAY[
+        sum(received_packets), sum(received_bytes), sum(sent_packets), sum(sent_bytes),
+        sum(peer_received_packets), sum(peer_received_bytes),
+        sum(peer_sent_packets), sum(peer_sent_bytes),
+        sum(sessions_started), sum(sessions_ended),
+        sum(session_microseconds), sum(estimated_bytes)
+    ] AS numeric[]) AS numbers
+    FROM accounting.counted_usage
+    WHERE realm_id = :realm_id AND started_at >= :starts_at AND started_at < :ends_at
+    GROUP BY user_key
+) c
+FULL JOIN (
+    SELECT user_key, CAST(ARRAY[
+        received_packets, received_bytes, sent_packets, sent_bytes,
+        peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+        sessions_started, sessions_ended, session_microseconds, estimated_bytes
+    ] AS numeric[]) AS numbers
+    FROM accounting.statements WHERE realm_id = :realm_id AND period = :period
+) l USING (user_key)
+CROSS JOIN (SELECT array_fill(CAST(0 AS numeric), ARRAY[12]) AS numbers) z
+WHERE coalesce(c.numbers, z.numbers) <> coalesce(l.numbers, z.numbers)
+ORDER BY user_key;
 
 -- name: day_sources
 -- Reads how far each source is settled, and its last report in a span of time.

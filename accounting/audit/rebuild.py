@@ -1,7 +1,8 @@
 """Replaces sessions and roll-ups by the recomputed ones, a realm in one transaction.
 
 Statements and closed periods stay: what a rebuild changes in their hours is posted as adjustments,
-like all late usage. Sessions whose reports were dropped stay, and count in every roll-up.
+like all late usage. Of other hours the feed gets what it lacks, as corrections. Sessions whose
+reports were dropped stay, and count in every roll-up.
 """
 
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from itertools import chain
 
 from sqlalchemy import Connection, Engine
 
-from accounting.audit import comparison, evidence_queries, rebuild_queries
+from accounting.audit import comparison, counted_check, evidence_queries, rebuild_queries
 from accounting.audit.differences import Difference, DifferenceFactory
 from accounting.audit.limit_check import check_limits
 from accounting.audit.recompute_books import RECOMPUTING, recompute_books
@@ -25,7 +26,7 @@ from accounting.identities.realm_queries import find_realm
 from accounting.progress import Progress, no_progress
 from accounting.sessions import set_aside_reports
 from accounting.usage import counted_usage
-from accounting.usage.fold_hours import fold_and_count
+from accounting.usage.fold_hours import fold_until
 from accounting.usage.limits.evaluation import evaluate_realm
 from accounting.usage.rollup_queries import last_hour_end
 
@@ -109,14 +110,15 @@ def _replace(
     until = max(
         last_hour_end(connection, realm_id), rebuild_queries.last_hour_end(connection, realm_id)
     )
-    fold_and_count(connection, rules, {realm_id: until})
-    is_counted = counted_usage.counted_from(connection) is not None
-    if is_counted:
-        rebuild_queries.stage_differences(connection, realm_id)
+    folds = fold_until(connection, rules, {realm_id: until})
     replaced = rebuild_queries.replace_realm(connection, realm_id)
     _insert_missing_buckets(connection, realm_id)
-    if is_counted:  # while there are the hours of before and of now, which may begin elsewhere
-        counted_usage.write_corrections(connection, {realm_id: until})
+    # While there are the hours of before and of now, which may begin elsewhere.
+    counted_usage.write_hours(connection, folds.spans())
+    rebuild_queries.stage_feed_differences(
+        connection, realm_id, counted_check.open_spans(connection, realm_id)
+    )
+    counted_usage.write_corrections(connection, {realm_id: until})
     rebuild_queries.delete_buckets(
         connection,
         realm_id,

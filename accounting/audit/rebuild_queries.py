@@ -3,7 +3,8 @@
 Writes only rows that differ. Statements stay: closed periods are queued for adjustment instead.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, delete, exists, insert, or_, select, tuple_
@@ -86,17 +87,26 @@ def replace_realm(connection: Connection, realm_id: int) -> int:
 
 
 def last_hour_end(connection: Connection, realm_id: int) -> int:
-    """The end of a realm's last recomputed hour with usage; 0 without usage."""
+    """The end of a realm's last hour that is recomputed, or in the feed; 0 without usage."""
     ends_at = connection.execute(
         _QUERIES.text("last_recomputed_hour"), {"realm_id": realm_id}
     ).scalar_one()
     return 0 if ends_at is None else to_micros(ends_at)
 
 
-def stage_differences(connection: Connection, realm_id: int) -> None:
-    """Stage by how much a rebuild is about to change users' hours, as the roll-up stages deltas."""
+def stage_feed_differences(
+    connection: Connection, realm_id: int, spans: Sequence[tuple[datetime, datetime]]
+) -> None:
+    """Stage by how much users' hours in ``spans`` differ from the feed, as the roll-up's deltas."""
     create_staged_deltas(connection)
-    connection.execute(_QUERIES.text("stage_rebuilt_hours"), {"realm_id": realm_id})
+    connection.execute(
+        _QUERIES.text("stage_feed_differences"),
+        {
+            "realm_id": realm_id,
+            "sinces": [since for since, _ in spans],
+            "untils": [until for _, until in spans],
+        },
+    )
 
 
 def delete_buckets(

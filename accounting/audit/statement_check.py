@@ -11,7 +11,13 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from accounting.audit import comparison, evidence_queries, proof_records, retention_queries
+from accounting.audit import (
+    comparison,
+    counted_check,
+    evidence_queries,
+    proof_records,
+    retention_queries,
+)
 from accounting.audit.checkpoints import Checkpoint
 from accounting.audit.comparison import LineComparison
 from accounting.audit.differences import Difference, DifferenceFactory
@@ -120,7 +126,7 @@ def stored_digest(connection: Connection, row: PeriodRow) -> str:
 def check_statement(
     connection: Connection, differences: DifferenceFactory, closed: ClosedPeriod
 ) -> Iterator[Difference]:
-    """Check a closed period: its bounds, its lines, and line + adjustments = usage."""
+    """Check a closed period: its bounds, its lines, line + adjustments = usage, and the feed."""
     row, checkpoint = closed.row, closed.checkpoint
     assert row.cutoff is not None
 
@@ -168,6 +174,7 @@ def check_statement(
             )
     for line in comparison.unbalanced_adjustments(connection, row):
         yield from _number_differences(difference, "adjustments", ADJUSTED_NUMBERS, line)
+    yield from counted_check.check_closed_period(connection, differences, row)
 
 
 def _number_differences(

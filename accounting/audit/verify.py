@@ -11,7 +11,7 @@ from itertools import chain
 
 from sqlalchemy import Connection, Engine
 
-from accounting.audit import comparison, evidence_queries, proof_records
+from accounting.audit import comparison, counted_check, evidence_queries, proof_records
 from accounting.audit.comparison import DERIVED_TABLES
 from accounting.audit.differences import Difference, DifferenceFactory
 from accounting.audit.evidence_queries import source_names
@@ -247,7 +247,7 @@ def compare_tables(
     *,
     progress: Progress = no_progress,
 ) -> Iterator[Difference]:
-    """Compare all derived tables of a realm, and its buckets, with the recomputed ones."""
+    """Compare a realm's derived tables, buckets and hours in the feed with the recomputed ones."""
     for number, table in enumerate(DERIVED_TABLES):
         progress(
             number,
@@ -260,6 +260,7 @@ def compare_tables(
         assert difference.starts_at is not None
         if bounds is None or bounds[0] <= to_micros(difference.starts_at) < bounds[1]:
             yield difference
+    yield from counted_check.check_open_hours(connection, differences, realm_id, bounds)
 
 
 def _bucket_differences(

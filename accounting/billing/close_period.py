@@ -36,7 +36,6 @@ from accounting.identities import realm_queries
 from accounting.identities.realm_queries import find_realm
 from accounting.plurals import counted
 from accounting.sources import source_queries
-from accounting.usage import counted_usage
 from accounting.usage.fold_hours import fold_and_count
 
 
@@ -141,10 +140,9 @@ def _close(
         behind = period_queries.sources_behind(connection, realm_id, period, excluded_sources)
         if waits_for is not None and not dry_run:
             raise _waits(row, realm, waits_for, f"as it is now: `{preview_command(realm, period)}`")
-        # So that the feed has all usage of the period, where it has usage, before its end.
+        # So that the feed has all usage of the period before its end.
         ends_at = to_micros(row.ends_at)
         fold_and_count(connection, realm_queries.all_rules(connection), {realm_id: ends_at})
-        counted_usage.forget_corrections(connection, realm_id, row.ends_at)
         cutoff = statement_queries.current_cutoff(connection, behind)
         line_count = statement_queries.write_statement(connection, realm_id, period, cutoff)
         period_queries.mark_closed(connection, realm_id, period, cutoff)

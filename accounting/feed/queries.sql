@@ -21,7 +21,8 @@ published AS (
         type, realm_id, payload, created_at, allocation_id, started_at, ended_at, received_packets,
         received_bytes, sent_packets, sent_bytes, peer_received_packets, peer_received_bytes,
         peer_sent_packets, peer_sent_bytes, session_id, user_key, number, database, source_id,
-        start_known, total_reported, estimated, disputed, end_cause
+        start_known, total_reported, estimated, disputed, end_cause, sessions_started, sessions_ended,
+        session_microseconds, estimated_bytes, is_correction
     )
     SELECT
         (SELECT coalesce(max(seq), 0) FROM accounting.feed) + n.number, o.event_id,
@@ -29,7 +30,9 @@ published AS (
         o.received_packets, o.received_bytes, o.sent_packets, o.sent_bytes,
         o.peer_received_packets, o.peer_received_bytes, o.peer_sent_packets, o.peer_sent_bytes,
         o.session_id, o.user_key, o.number, o.database, o.source_id, o.start_known,
-        o.total_reported, o.estimated, o.disputed, o.end_cause
+        o.total_reported, o.estimated, o.disputed, o.end_cause,
+        o.sessions_started, o.sessions_ended, o.session_microseconds, o.estimated_bytes,
+        o.is_correction
     FROM numbered n JOIN accounting.feed_outbox o ON o.ctid = n.row_id
     RETURNING seq, event_id
 ),

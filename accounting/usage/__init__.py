@@ -5,6 +5,6 @@ In: the queued ``usage_deltas`` and ``peak_deltas`` that settling appends. Out: 
 sessions, exactly, whenever nothing is queued, as the transaction that adds a delta deletes it.
 
 ``rollup`` is the job, ``fold_hours`` adds finished hours to the days and months of users,
-``counted_usage`` writes them to the feed for engines that meter usage, ``peaks`` counts concurrent
+``counted_usage`` writes them to the feed, ``peaks`` counts concurrent
 sessions, ``rollup_queries`` reads and writes the tables.
 """

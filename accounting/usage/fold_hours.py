@@ -85,7 +85,7 @@ def fold_hours_over(
 def fold_and_count(
     connection: Connection, rules: Mapping[int, RealmRules], untils: Mapping[int, int]
 ) -> None:
-    """As :func:`fold_until`, and write the folded hours to the feed where it has usage."""
+    """As :func:`fold_until`, and write the folded hours to the feed."""
     folds = fold_until(connection, rules, untils)
     counted_usage.write_hours(connection, folds.spans())
 

@@ -588,21 +588,28 @@ WHERE f.realm_id = h.realm_id AND f.last_hour_ends_at < h.ends_at;
 
 -- name: write_counted_hours
 -- Writes the hours of users that begin within the spans of their realms to the feed, without hours of
--- closed periods. With :back_fills also those where the span contains the whole period.
-INSERT INTO accounting.feed_outbox (event_id, type, realm_id, payload)
+-- closed periods.
+INSERT INTO accounting.feed_outbox (
+    event_id, type, realm_id, user_key, started_at, ended_at,
+    received_packets, received_bytes, sent_packets, sent_bytes, peer_received_packets,
+    peer_received_bytes, peer_sent_packets, peer_sent_bytes, sessions_started, sessions_ended,
+    session_microseconds, estimated_bytes, is_correction
+)
 SELECT accounting.counted_event_id(u.user_key, u.starts_at, 0, u), 'usage.counted', u.realm_id,
-    accounting.counted_payload(u, b.ends_at, false)
+    u.user_key, u.starts_at, b.ends_at,
+    u.received_packets, u.received_bytes, u.sent_packets, u.sent_bytes, u.peer_received_packets,
+    u.peer_received_bytes, u.peer_sent_packets, u.peer_sent_bytes, u.sessions_started,
+    u.sessions_ended, u.session_microseconds, u.estimated_bytes, false
 FROM unnest(
     CAST(:realms AS integer[]), CAST(:sinces AS timestamptz[]), CAST(:untils AS timestamptz[])
 ) AS s (realm_id, since, until)
 JOIN accounting.buckets b ON b.realm_id = s.realm_id AND b.level = 'hour'
     AND b.starts_at >= s.since AND b.starts_at < s.until
-LEFT JOIN accounting.periods p ON p.realm_id = b.realm_id AND p.closed_at IS NOT NULL
-    AND b.starts_at >= p.starts_at AND b.starts_at < p.ends_at
 JOIN accounting.user_usage_hourly u ON u.realm_id = b.realm_id AND u.starts_at = b.starts_at
-WHERE (
-        p.realm_id IS NULL
-        OR (:back_fills AND p.starts_at >= s.since AND p.ends_at <= s.until)
+WHERE NOT EXISTS (
+        SELECT FROM accounting.periods p
+        WHERE p.realm_id = b.realm_id AND p.closed_at IS NOT NULL
+            AND b.starts_at >= p.starts_at AND b.starts_at < p.ends_at
     ) AND (
         u.received_packets, u.received_bytes, u.sent_packets, u.sent_bytes,
         u.peer_received_packets, u.peer_received_bytes, u.peer_sent_packets, u.peer_sent_bytes,
@@ -610,124 +617,44 @@ WHERE (
     ) <> (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 ORDER BY u.starts_at, u.user_key;
 
--- name: create_staged_corrections
--- Scratch table for the staged deltas that the feed gets as corrections.
-CREATE TEMP TABLE IF NOT EXISTS staged_corrections (LIKE accounting.usage_deltas)
-    ON COMMIT DELETE ROWS;
-
--- name: stage_corrections
--- Stages the deltas of hours that were folded before. Not those of closed periods, of which
--- adjustments are posted.
-INSERT INTO staged_corrections
-SELECT t.*
+-- name: write_corrections
+-- Writes the staged deltas of hours that begin before the times of their realms to the feed, as
+-- corrections. Not those of closed periods, of which adjustments are posted.
+INSERT INTO accounting.feed_outbox (
+    event_id, type, realm_id, user_key, started_at, ended_at,
+    received_packets, received_bytes, sent_packets, sent_bytes, peer_received_packets,
+    peer_received_bytes, peer_sent_packets, peer_sent_bytes, sessions_started, sessions_ended,
+    session_microseconds, estimated_bytes, is_correction
+)
+SELECT accounting.counted_event_id(t.user_key, t.starts_at, n.number, u), 'usage.counted',
+    t.realm_id, t.user_key, t.starts_at, b.ends_at,
+    t.received_packets, t.received_bytes, t.sent_packets, t.sent_bytes, t.peer_received_packets,
+    t.peer_received_bytes, t.peer_sent_packets, t.peer_sent_bytes, t.sessions_started,
+    t.sessions_ended, t.session_microseconds, t.estimated_bytes, true
 FROM unnest(
     CAST(:realms AS integer[]), CAST(:untils AS timestamptz[])
-) AS s (realm_id, folded_until)
-JOIN staged_deltas t ON t.realm_id = s.realm_id AND t.starts_at < s.folded_until
-WHERE t.starts_at >= CAST(:counted_from AS timestamptz) AND (
-    t.received_packets, t.received_bytes, t.sent_packets, t.sent_bytes,
-    t.peer_received_packets, t.peer_received_bytes, t.peer_sent_packets, t.peer_sent_bytes,
-    t.sessions_started, t.sessions_ended, t.session_microseconds, t.estimated_bytes
-) <> (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0) AND NOT EXISTS (
-    SELECT FROM accounting.periods p
-    WHERE p.realm_id = t.realm_id AND p.closed_at IS NOT NULL
-        AND t.starts_at >= p.starts_at AND t.starts_at < p.ends_at
-);
-
--- name: number_corrections
--- Counts the staged corrections of each hour of a user.
-INSERT INTO accounting.usage_corrections AS c (realm_id, starts_at, user_key, corrections)
-SELECT realm_id, starts_at, user_key, 1 FROM staged_corrections
-ORDER BY realm_id, starts_at, user_key
-ON CONFLICT (realm_id, starts_at, user_key) DO UPDATE SET corrections = c.corrections + 1;
-
--- name: write_corrections
--- Writes the staged corrections, which are numbered, to the feed.
-INSERT INTO accounting.feed_outbox (event_id, type, realm_id, payload)
-SELECT accounting.counted_event_id(t.user_key, t.starts_at, n.corrections, u), 'usage.counted',
-    t.realm_id,
-    accounting.counted_payload(
-        ROW(
-            t.user_key, t.starts_at, t.realm_id,
-            t.received_packets, t.received_bytes, t.sent_packets, t.sent_bytes,
-            t.peer_received_packets, t.peer_received_bytes, t.peer_sent_packets,
-            t.peer_sent_bytes, t.sessions_started, t.sessions_ended, t.session_microseconds,
-            t.estimated_bytes, 0
-        )::accounting.user_usage_hourly,
-        b.ends_at, true
-    )
-FROM staged_corrections t
-JOIN accounting.usage_corrections n USING (realm_id, starts_at, user_key)
+) AS s (realm_id, until)
+JOIN staged_deltas t ON t.realm_id = s.realm_id AND t.starts_at < s.until
 JOIN accounting.buckets b
     ON b.realm_id = t.realm_id AND b.level = 'hour' AND b.starts_at = t.starts_at
 LEFT JOIN accounting.user_usage_hourly u
     ON u.user_key = t.user_key AND u.starts_at = t.starts_at
-ORDER BY t.starts_at, t.user_key;
-
--- name: write_statement_differences
--- Writes, for the closed periods within the spans of their realms, what the hours of a user have more
--- than the statement to the feed as a negative correction in the user's last hour: that is late usage,
--- of which adjustments are posted.
-INSERT INTO accounting.feed_outbox (event_id, type, realm_id, payload)
-SELECT accounting.counted_event_id(d.user_key, b.starts_at, -1, u.usage), 'usage.counted',
-    d.realm_id, accounting.counted_payload(u.usage, b.ends_at, true)
-FROM (
-    SELECT p.realm_id, p.starts_at, p.ends_at, h.*
-    FROM unnest(
-        CAST(:realms AS integer[]), CAST(:sinces AS timestamptz[]), CAST(:untils AS timestamptz[])
-    ) AS s (realm_id, since, until)
-    JOIN accounting.periods p ON p.realm_id = s.realm_id AND p.closed_at IS NOT NULL
-        AND p.starts_at >= s.since AND p.ends_at <= s.until
-    CROSS JOIN LATERAL (
-        SELECT user_key, max(hour) AS last_hour,
-            sum(sign * received_packets) AS received_packets,
-            sum(sign * received_bytes) AS received_bytes,
-            sum(sign * sent_packets) AS sent_packets,
-            sum(sign * sent_bytes) AS sent_bytes,
-            sum(sign * peer_received_packets) AS peer_received_packets,
-            sum(sign * peer_received_bytes) AS peer_received_bytes,
-            sum(sign * peer_sent_packets) AS peer_sent_packets,
-            sum(sign * peer_sent_bytes) AS peer_sent_bytes,
-            sum(sign * sessions_started) AS sessions_started,
-            sum(sign * sessions_ended) AS sessions_ended,
-            sum(sign * session_microseconds) AS session_microseconds,
-            sum(sign * estimated_bytes) AS estimated_bytes
-        FROM (
-            SELECT -1 AS sign, starts_at AS hour, user_key,
-                received_packets, received_bytes, sent_packets, sent_bytes, peer_received_packets,
-                peer_received_bytes, peer_sent_packets, peer_sent_bytes, sessions_started,
-                sessions_ended, session_microseconds, estimated_bytes
-            FROM accounting.user_usage_hourly
-            WHERE realm_id = p.realm_id AND starts_at >= p.starts_at AND starts_at < p.ends_at
-            UNION ALL
-            SELECT 1, NULL, user_key,
-                received_packets, received_bytes, sent_packets, sent_bytes, peer_received_packets,
-                peer_received_bytes, peer_sent_packets, peer_sent_bytes, sessions_started,
-                sessions_ended, session_microseconds, estimated_bytes
-            FROM accounting.statements WHERE realm_id = p.realm_id AND period = p.period
-        ) v
-        GROUP BY user_key
-    ) h
-) d
 CROSS JOIN LATERAL (
-    SELECT starts_at, ends_at FROM accounting.buckets
-    WHERE realm_id = d.realm_id AND level = 'hour'
-        AND starts_at >= coalesce(d.last_hour, d.starts_at)
-        AND starts_at < coalesce(d.last_hour + interval '1 microsecond', d.ends_at)
-    ORDER BY starts_at DESC LIMIT 1
-) b
-CROSS JOIN LATERAL (
-    SELECT ROW(
-        d.user_key, b.starts_at, d.realm_id,
-        d.received_packets, d.received_bytes, d.sent_packets, d.sent_bytes,
-        d.peer_received_packets, d.peer_received_bytes, d.peer_sent_packets,
-        d.peer_sent_bytes, d.sessions_started, d.sessions_ended, d.session_microseconds,
-        d.estimated_bytes, 0
-    )::accounting.user_usage_hourly AS usage
-) u
+    SELECT CAST(1 + count(*) AS integer) AS number FROM (
+        SELECT FROM accounting.feed f
+        WHERE f.user_key = t.user_key AND f.started_at = t.starts_at AND f.is_correction
+        UNION ALL
+        SELECT FROM accounting.feed_outbox o
+        WHERE o.user_key = t.user_key AND o.started_at = t.starts_at AND o.is_correction
+    ) c
+) n
 WHERE (
-    d.received_packets, d.received_bytes, d.sent_packets, d.sent_bytes,
-    d.peer_received_packets, d.peer_received_bytes, d.peer_sent_packets, d.peer_sent_bytes,
-    d.sessions_started, d.sessions_ended, d.session_microseconds, d.estimated_bytes
-) <> (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-ORDER BY b.starts_at, d.user_key;
+        t.received_packets, t.received_bytes, t.sent_packets, t.sent_bytes,
+        t.peer_received_packets, t.peer_received_bytes, t.peer_sent_packets, t.peer_sent_bytes,
+        t.sessions_started, t.sessions_ended, t.session_microseconds, t.estimated_bytes
+    ) <> (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0) AND NOT EXISTS (
+        SELECT FROM accounting.periods p
+        WHERE p.realm_id = t.realm_id AND p.closed_at IS NOT NULL
+            AND t.starts_at >= p.starts_at AND t.starts_at < p.ends_at
+    )
+ORDER BY t.starts_at, t.user_key;

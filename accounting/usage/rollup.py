@@ -2,8 +2,7 @@
 
 Deltas are taken and added in one transaction, so each counts once. The cost depends on what
 changed, not on the size of the hour, the month or the realm. Users' days and months get an hour
-when it is over: see ``fold_hours``. Then they are in the feed too, where that has usage: see
-``counted_usage``.
+when it is over: see ``fold_hours``. Then they are in the feed too: see ``counted_usage``.
 """
 
 from collections.abc import Mapping, Sequence

@@ -5,7 +5,7 @@ A secret leaves the database twice: when it is made, to whoever made it, and to 
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Engine
@@ -15,7 +15,6 @@ from accounting.db.engine import lost_connections
 from accounting.db.queries import Queries
 from accounting.errors import UsageError
 from accounting.identities.realm_queries import find_realm
-from accounting.usage.counted_usage import start_metering
 from accounting.webhooks.customers import write_customers
 from accounting.webhooks.endpoint import Endpoint, shown_url
 from accounting.webhooks.endpoint_numbers import read_format, unknown_endpoint
@@ -63,8 +62,6 @@ def add_endpoint(
         raise UsageError(f"--customers: {name} bills nobody")
     secret = new_secret()
     with lost_connections(), engine.begin() as connection:
-        if name.is_metering:
-            start_metering(connection, datetime(2000, 1, 1, tzinfo=UTC))
         if since is not None and not name.is_metering and since > database_now(connection):
             raise UsageError(f"--since {since:%Y-%m-%d %H:%M} UTC is later than now")
         counted_from = None

@@ -1,8 +1,9 @@
 -- The feed: events for billing, in one order that never changes.
 
 -- Events that are not numbered yet, inserted in the transaction of the change that they report; one
--- job numbers them later. session.ended, which is nearly all of the feed, is stored in columns: as
--- JSON it takes four times the space. All other events have a payload. realm_id null: of no realm.
+-- job numbers them later. session.ended and usage.counted, which are nearly all of the feed, are
+-- stored in columns: as JSON they take several times the space. All other events have a payload.
+-- started_at, ended_at: of the session, or the bounds of the hour. realm_id null: of no realm.
 CREATE TABLE accounting.feed_outbox (
     outbox_id bigint GENERATED ALWAYS AS IDENTITY,
     event_id uuid NOT NULL,
@@ -31,15 +32,30 @@ CREATE TABLE accounting.feed_outbox (
     estimated boolean,
     disputed boolean,
     end_cause text,
+    sessions_started bigint,
+    sessions_ended bigint,
+    session_microseconds bigint,
+    estimated_bytes bigint,
+    is_correction boolean,
     CONSTRAINT feed_outbox_pkey PRIMARY KEY (outbox_id),
-    CONSTRAINT waits_with_payload_or_end CHECK (num_nulls(
-        allocation_id, started_at, ended_at, received_packets, received_bytes, sent_packets,
-        sent_bytes, peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
-        session_id, user_key, number, database, source_id, start_known, total_reported, estimated,
-        disputed, end_cause
-    ) = CASE WHEN payload IS NULL THEN 0 ELSE 21 END)
+    CONSTRAINT waits_with_payload_or_columns CHECK (
+        num_nulls(
+            user_key, started_at, ended_at, received_packets, received_bytes, sent_packets,
+            sent_bytes, peer_received_packets, peer_received_bytes, peer_sent_packets,
+            peer_sent_bytes
+        ) = CASE WHEN payload IS NULL THEN 0 ELSE 11 END
+        AND num_nulls(
+            session_id, allocation_id, number, database, source_id, start_known, total_reported,
+            estimated, disputed, end_cause
+        ) = CASE WHEN type = 'session.ended' THEN 0 ELSE 10 END
+        AND num_nulls(
+            sessions_started, sessions_ended, session_microseconds, estimated_bytes, is_correction
+        ) = CASE WHEN type = 'usage.counted' THEN 0 ELSE 5 END
+    )
 );
 GRANT SELECT, INSERT, DELETE ON accounting.feed_outbox TO turn_accounting_writer;
+CREATE INDEX feed_outbox_corrections ON accounting.feed_outbox (user_key, started_at)
+    WHERE is_correction;
 
 -- The numbered events. Append only. seq does not come from a sequence: a reader that has seen a
 -- number would miss a lower one that is committed later. The outbox has checked the columns.
@@ -71,10 +87,34 @@ CREATE TABLE accounting.feed (
     estimated boolean,
     disputed boolean,
     end_cause text,
+    sessions_started bigint,
+    sessions_ended bigint,
+    session_microseconds bigint,
+    estimated_bytes bigint,
+    is_correction boolean,
     CONSTRAINT feed_pkey PRIMARY KEY (seq),
     CONSTRAINT event_is_numbered_once UNIQUE (event_id)
 );
 GRANT SELECT, INSERT ON accounting.feed TO turn_accounting_writer;
+-- What the feed has of the hours of a realm, and how often an hour of a user was corrected.
+CREATE INDEX feed_counted_hours ON accounting.feed (realm_id, started_at)
+    WHERE is_correction IS NOT NULL;
+CREATE INDEX feed_corrections ON accounting.feed (user_key, started_at) WHERE is_correction;
+
+-- What the feed has of the hours of users, numbered or not. started_at: of the hour.
+CREATE VIEW accounting.counted_usage AS
+SELECT realm_id, user_key, started_at, ended_at,
+    received_packets, received_bytes, sent_packets, sent_bytes, peer_received_packets,
+    peer_received_bytes, peer_sent_packets, peer_sent_bytes, sessions_started, sessions_ended,
+    session_microseconds, estimated_bytes
+FROM accounting.feed WHERE is_correction IS NOT NULL
+UNION ALL
+SELECT realm_id, user_key, started_at, ended_at,
+    received_packets, received_bytes, sent_packets, sent_bytes, peer_received_packets,
+    peer_received_bytes, peer_sent_packets, peer_sent_bytes, sessions_started, sessions_ended,
+    session_microseconds, estimated_bytes
+FROM accounting.feed_outbox WHERE is_correction IS NOT NULL;
+GRANT SELECT ON accounting.counted_usage TO turn_accounting_writer;
 
 CREATE FUNCTION accounting.refuse_change_of_feed() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -127,8 +167,8 @@ CREATE FUNCTION accounting.iso_time(moment timestamptz) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"');
 
--- The id of a usage.counted: a function of its user and hour, of how many events of the hour came
--- before, and of the hour's sum with it.
+-- The id of a usage.counted: a function of its user and hour, of how many corrections of the hour
+-- there are with it, and of the hour's sum with it.
 CREATE FUNCTION accounting.counted_event_id(
     user_key uuid, starts_at timestamptz, number integer, total accounting.user_usage_hourly
 ) RETURNS uuid
@@ -140,25 +180,6 @@ RETURN accounting.event_id('usage.counted', concat_ws(' ',
     (total).peer_sent_packets, (total).peer_sent_bytes,
     (total).sessions_started, (total).sessions_ended,
     trim_scale((total).session_microseconds), (total).estimated_bytes));
-
--- The payload of a usage.counted. usage: of an hour, or by how much it changed.
-CREATE FUNCTION accounting.counted_payload(
-    usage accounting.user_usage_hourly, ends_at timestamptz, correction boolean
-) RETURNS jsonb
-LANGUAGE sql STABLE PARALLEL SAFE
-RETURN jsonb_build_object(
-    'user_key', (usage).user_key,
-    'starts_at', accounting.iso_time((usage).starts_at),
-    'ends_at', accounting.iso_time(ends_at),
-    'received_packets', (usage).received_packets, 'received_bytes', (usage).received_bytes,
-    'sent_packets', (usage).sent_packets, 'sent_bytes', (usage).sent_bytes,
-    'peer_received_packets', (usage).peer_received_packets,
-    'peer_received_bytes', (usage).peer_received_bytes,
-    'peer_sent_packets', (usage).peer_sent_packets, 'peer_sent_bytes', (usage).peer_sent_bytes,
-    'sessions_started', (usage).sessions_started, 'sessions_ended', (usage).sessions_ended,
-    'session_seconds', round((usage).session_microseconds / 1000000, 6)::text,
-    'estimated_bytes', (usage).estimated_bytes,
-    'correction', correction);
 
 -- For workers that store their cursor themselves: stored beside the number, it shows whether the
 -- feed up to there is still the same.

@@ -598,7 +598,8 @@ COMMENT ON COLUMN reporting.adjustments.posted_at IS 'When it was posted';
 
 CREATE VIEW reporting.feed AS
 SELECT f.seq, f.event_id, f.type, coalesce(r.realm, '') AS realm,
-    CASE WHEN f.payload IS NOT NULL THEN f.payload ELSE jsonb_build_object(
+    CASE WHEN f.payload IS NOT NULL THEN f.payload
+    WHEN f.is_correction IS NULL THEN jsonb_build_object(
         'session_id', f.session_id, 'number', f.number, 'user_key', f.user_key,
         'source', (SELECT s.source FROM accounting.sources s WHERE s.source_id = f.source_id),
         'database', f.database, 'allocation_id', lpad(f.allocation_id::text, 18, '0'),
@@ -610,6 +611,19 @@ SELECT f.seq, f.event_id, f.type, coalesce(r.realm, '') AS realm,
         'peer_received_bytes', f.peer_received_bytes,
         'peer_sent_packets', f.peer_sent_packets, 'peer_sent_bytes', f.peer_sent_bytes,
         'total_reported', f.total_reported, 'estimated', f.estimated, 'disputed', f.disputed
+    )
+    ELSE jsonb_build_object(
+        'user_key', f.user_key,
+        'starts_at', accounting.iso_time(f.started_at),
+        'ends_at', accounting.iso_time(f.ended_at),
+        'received_packets', f.received_packets, 'received_bytes', f.received_bytes,
+        'sent_packets', f.sent_packets, 'sent_bytes', f.sent_bytes,
+        'peer_received_packets', f.peer_received_packets,
+        'peer_received_bytes', f.peer_received_bytes,
+        'peer_sent_packets', f.peer_sent_packets, 'peer_sent_bytes', f.peer_sent_bytes,
+        'sessions_started', f.sessions_started, 'sessions_ended', f.sessions_ended,
+        'session_seconds', round(f.session_microseconds / 1000000.0, 6)::text,
+        'estimated_bytes', f.estimated_bytes, 'correction', f.is_correction
     ) END AS payload,
     f.created_at
 FROM accounting.feed f LEFT JOIN accounting.realms r USING (realm_id);

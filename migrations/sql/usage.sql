@@ -225,28 +225,6 @@ CREATE TABLE accounting.fold_watermarks (
 ) WITH (fillfactor = 50);
 GRANT SELECT, INSERT, UPDATE ON accounting.fold_watermarks TO turn_accounting_writer;
 
--- Whether the feed has usage.counted, an event for each user and hour: one row once it was turned on.
--- counted_from: those of hours that begin then or later; null while it is off. not_before: the hours
--- before had their events, or had none, when it was turned off; it can't be turned on from there.
-CREATE TABLE accounting.metering (
-    only_row boolean NOT NULL DEFAULT true CONSTRAINT metering_is_one_row CHECK (only_row),
-    counted_from timestamptz,
-    not_before timestamptz,
-    CONSTRAINT metering_pkey PRIMARY KEY (only_row)
-);
-GRANT SELECT, INSERT, UPDATE ON accounting.metering TO turn_accounting_writer;
-
--- How many usage.counted correct an hour after the first event of it, in periods that are not closed:
--- part of the id of the next one. An hour may change and change back, and have the same sum again.
-CREATE TABLE accounting.usage_corrections (
-    realm_id integer NOT NULL,
-    starts_at timestamptz NOT NULL,
-    user_key uuid NOT NULL,
-    corrections integer NOT NULL,
-    CONSTRAINT usage_corrections_pkey PRIMARY KEY (realm_id, starts_at, user_key)
-) WITH (fillfactor = 80);
-GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.usage_corrections TO turn_accounting_writer;
-
 -- dimension_peaks: with those of the hours that are not folded yet.
 CREATE VIEW accounting.dimension_peaks AS
 SELECT realm_id, starts_at, dimension, name, peak_sessions

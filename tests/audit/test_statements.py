@@ -48,6 +48,14 @@ CORRUPTIONS: Final = {
         ),
         {("statements", "differs", "digest")},
     ),
+    "usage of the period that the feed lost": (
+        "DELETE FROM accounting.feed_outbox WHERE type = 'usage.counted'",
+        {("usage.counted", "missing", "")},
+    ),
+    "usage of the period that the feed has twice": (
+        "UPDATE accounting.feed_outbox SET sent_bytes = 2 * sent_bytes WHERE sent_bytes = 400",
+        {("usage.counted", "differs", "sent_bytes")},
+    ),
     "a period closed within other borders": (
         (
             "UPDATE accounting.periods SET ends_at = ends_at - interval '1 day'"

@@ -150,6 +150,18 @@ CORRUPTIONS: Final = {
         "DELETE FROM accounting.buckets WHERE level = 'month'",
         ("buckets", "missing", "month"),
     ),
+    "an hour of a user that the feed lost": (
+        "DELETE FROM accounting.feed_outbox WHERE type = 'usage.counted' AND sent_bytes > 0",
+        ("usage.counted", "missing", ""),
+    ),
+    "an hour of a user with another byte in the feed": (
+        (
+            "UPDATE accounting.feed_outbox SET sent_bytes = sent_bytes + 1"
+            " WHERE type = 'usage.counted' AND user_key ="
+            " (SELECT user_key FROM accounting.sessions WHERE allocation_id = 9)"
+        ),
+        ("usage.counted", "differs", "sent_bytes"),
+    ),
     "a rule with a wrong zone": (
         "UPDATE accounting.realm_rules SET time_zone = 'UTC' WHERE time_zone = 'Asia/Kolkata'",
         ("session_usage", "missing", ""),

@@ -16,6 +16,14 @@ from tests.support.books import Books
 
 BILLED_NUMBERS: Final = (*COUNTERS, "session_seconds")
 COUNTED_NUMBERS: Final = (*BILLED_NUMBERS, "sessions_started", "sessions_ended", "estimated_bytes")
+_COUNTED_COLUMNS: Final = (
+    "type, event_id, realm_id, user_key, started_at AS starts_at,"
+    " accounting.iso_time(ended_at) AS ends_at, "
+    + ", ".join(COUNTED_NUMBERS).replace(
+        "session_seconds", "round(session_microseconds / 1e6, 6)::text AS session_seconds"
+    )
+    + ", is_correction AS correction"
+)
 LineKey = tuple[str, date, UUID]
 _NUMBERS: Final = ", ".join(f"sum({name}) AS {name}" for name in COUNTED_NUMBERS)
 _SUMS: Final = "SELECT realm, starts_at, {} FROM reporting.{} GROUP BY 1, 2 ORDER BY 1, 2"
@@ -81,34 +89,21 @@ def assert_closed_periods_add_up(books: Books) -> None:
 
 
 def counted_usage(books: Books) -> list[dict[str, Any]]:
-    """The payloads of all usage.counted, numbered or not, in order, with the realm; ids differ."""
+    """All usage.counted, numbered or not, in order, as payloads with the realm; ids differ."""
     events = books.query(
-        "SELECT e.event_id, r.realm, e.payload FROM ("
-        " SELECT 0 AS place, seq AS number, event_id, type, realm_id, payload FROM accounting.feed"
-        " UNION ALL"
-        " SELECT 1, outbox_id, event_id, type, realm_id, payload FROM accounting.feed_outbox"
+        "SELECT e.*, r.realm FROM ("
+        f" SELECT 0 AS place, seq AS number, {_COUNTED_COLUMNS} FROM accounting.feed"  # noqa: S608
+        f" UNION ALL SELECT 1, outbox_id, {_COUNTED_COLUMNS} FROM accounting.feed_outbox"
         ") e JOIN accounting.realms r USING (realm_id)"
         " WHERE e.type = 'usage.counted' ORDER BY e.place, e.number"
     )
     assert len({event["event_id"] for event in events}) == len(events)
-    return [
-        {
-            "realm": event["realm"],
-            **event["payload"],
-            "user_key": UUID(event["payload"]["user_key"]),
-            "starts_at": datetime.fromisoformat(event["payload"]["starts_at"]),
-        }
-        for event in events
-    ]
+    shown = ("realm", "user_key", "starts_at", "ends_at", *COUNTED_NUMBERS, "correction")
+    return [{name: event[name] for name in shown} for event in events]
 
 
 def assert_counted_usage_adds_up(books: Books) -> None:
-    """Of a closed period the usage.counted are its statement, of other folded hours the hours.
-
-    Not of the hours before metering began, nor of a closed period that it began in.
-    """
-    [metering] = books.query("SELECT counted_from FROM accounting.metering")
-    first = metering["counted_from"]
+    """Of a closed period the usage.counted are its statement, of other folded hours the hours."""
     folds = {
         row["realm"]: row["folded_until"]
         for row in books.query(
@@ -125,18 +120,16 @@ def assert_counted_usage_adds_up(books: Books) -> None:
                 row["realm"] == period["realm"]
                 and period["starts_at"] <= row["starts_at"] < period["ends_at"]
             ):
-                return period["period"] if period["starts_at"] >= first else None
-        return row["starts_at"] if first <= row["starts_at"] < folds[row["realm"]] else None
+                return period["period"]
+        return row["starts_at"]
 
     counted = [{**event, "period": line(event)} for event in counted_usage(books)]
-    assert not [event for event in counted if event["starts_at"] < first]
-    days = {period["period"] for period in closed if period["starts_at"] >= first}
-    statements = [row for row in books.rows("statements") if row["period"] in days]
     hours = [
-        {**row, "period": place}
+        {**row, "period": line(row)}
         for row in books.rows("user_usage_hourly")
-        if isinstance(place := line(row), datetime)
+        if row["starts_at"] < folds[row["realm"]]
     ]
-    assert sums_by_line(
-        [event for event in counted if event["period"] is not None], COUNTED_NUMBERS
-    ) == sums_by_line([*statements, *hours], COUNTED_NUMBERS)
+    open_hours = [row for row in hours if isinstance(row["period"], datetime)]
+    assert sums_by_line(counted, COUNTED_NUMBERS) == sums_by_line(
+        [*books.rows("statements"), *open_hours], COUNTED_NUMBERS
+    )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accounting.audit.rebuild import rebuild
+from accounting.audit.verify import verify
 from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_periods
-from accounting.errors import UsageError
 from accounting.feed.number_feed import number_feed
 from accounting.identities.erase import erase
-from accounting.usage import counted_usage as metering
 from accounting.usage.rollup import rollup
 from tests.support.billing_scenarios import (
     DAY,
@@ -38,13 +37,11 @@ from tests.support.realm_rules import set_realm_rule, set_time_zone
 from tests.support.servers import PostgresServer
 
 HOUR = 3600.0
-LONG_AGO = datetime.fromisoformat("2026-10-01T00:00+00:00")
 USAGE_TABLES = (
     "usage_deltas",
     "user_usage_hourly",
     "user_usage_monthly",
     "fold_watermarks",
-    "usage_corrections",
     "periods",
     "statements",
     "feed_outbox",
@@ -66,11 +63,6 @@ def books_of_their_own(server: PostgresServer, directory: Path) -> Iterator[Book
         books.close()
 
 
-def start_metering(books: Books, since: datetime | None = LONG_AGO) -> datetime:
-    with books.engine.begin() as connection:
-        return metering.start_metering(connection, since)
-
-
 def hours_counted(books: Books) -> list[tuple[float, int, bool]]:
     """(hour, in hours after the books' start, received bytes, whether it is a correction)."""
     return [
@@ -88,7 +80,6 @@ def rows_of(books: Books, table: str) -> list[dict[str, Any]]:
 
 
 def test_an_hour_is_counted_a_minute_after_its_end_though_no_usage_comes(books: Books) -> None:
-    start_metering(books)
     alice = FakeAllocation(books)
     alice.new(10, 3 * 3600)
     alice.interim(40, 1, 100, 2, 200)
@@ -113,33 +104,17 @@ def test_an_hour_is_counted_a_minute_after_its_end_though_no_usage_comes(books: 
     number_feed(books.engine)
     run_jobs_at(books, HOUR + 120)
     assert counted_usage(books) == [event]
+    [shown] = [row for row in books.rows("feed") if row["type"] == "usage.counted"]
+    starts_at, user_key = "2026-11-02T12:00:00.000000+00:00", str(session["user_key"])
+    assert {"realm": shown["realm"], **shown["payload"]} == {
+        **event,
+        "starts_at": starts_at,
+        "user_key": user_key,
+    }
     assert_counted_usage_adds_up(books)
 
 
-def test_nothing_is_written_before_metering_and_after_it(books: Books) -> None:
-    alice = FakeAllocation(books)
-    alice.new(10, 9 * 3600)
-    run_jobs_at(books, HOUR + 61)
-    assert counted_usage(books) == rows_of(books, "usage_corrections") == []
-    since = start_metering(books, None)
-    assert since == books.start + timedelta(hours=1)
-    alice.interim(HOUR + 70, 1, 100, 0, 0)
-    run_jobs_at(books, 2 * HOUR + 61)
-    assert hours_counted(books) == [(1, 100, False)]
-    with books.engine.begin() as connection:
-        metering.stop_metering(connection)
-    alice.interim(3 * HOUR, 1, 10, 0, 0)
-    run_jobs_at(books, 5 * HOUR)
-    assert hours_counted(books) == [(1, 100, False)]
-    # Hours that had their events would get others with other ids.
-    with pytest.raises(UsageError, match="before metering was turned off"):
-        start_metering(books, since)
-    start_metering(books, since + timedelta(hours=1))
-    assert hours_counted(books)[1:] == [(2, 0, False), (3, 10, False)]
-
-
 def test_the_reports_of_the_roll_up_that_folds_are_no_corrections(books: Books) -> None:
-    start_metering(books)
     alice = FakeAllocation(books)
     alice.new(10, 9 * 3600)
     alice.interim(40, 1, 100, 0, 0)
@@ -154,7 +129,6 @@ def test_the_reports_of_the_roll_up_that_folds_are_no_corrections(books: Books) 
 def test_later_changes_of_either_sign_are_corrections_until_the_period_closes(
     books: Books,
 ) -> None:
-    start_metering(books)
     fast, slow = FakeAllocation(books), FakeAllocation(books, source="slow", allocation=2)
     fast.new(10)
     fast.interim(20, 5, 500, 0, 0)
@@ -166,18 +140,15 @@ def test_later_changes_of_either_sign_are_corrections_until_the_period_closes(
     run_jobs_at(books, 70, "slow")
     assert hours_counted(books) == [(0, 500, False), (0, 300, True), (0, -50, True)]
     assert_counted_usage_adds_up(books)
-    assert len(rows_of(books, "usage_corrections")) == 1
     books.advance_clock(NOVEMBER_END_SECONDS + 61, source="slow")
     books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.run_jobs()
     assert close_periods(books.engine) == 1
-    assert rows_of(books, "usage_corrections") == []
     assert_counted_usage_adds_up(books)
 
 
 def test_an_hour_that_changes_back_and_forth_has_an_event_for_each_change(books: Books) -> None:
     """The session expires, a late refresh reopens it, and it expires again: the sums come again."""
-    start_metering(books)
     alice = FakeAllocation(books)
     alice.new(10, 600)
     run_jobs_at(books, HOUR + 61)
@@ -204,7 +175,6 @@ def test_an_hour_that_changes_back_and_forth_has_an_event_for_each_change(books:
 
 
 def test_late_usage_of_a_closed_period_is_only_an_adjustment(books: Books) -> None:
-    start_metering(books)
     close_november_without_late_source(books)
     counted = counted_usage(books)
     assert_counted_usage_adds_up(books)
@@ -217,7 +187,6 @@ def test_late_usage_of_a_closed_period_is_only_an_adjustment(books: Books) -> No
 
 
 def test_closing_counts_the_hours_that_no_roll_up_has_folded(books: Books) -> None:
-    start_metering(books)
     receive_november(books)
     last = FakeAllocation(books, allocation=9)
     last.new(NOVEMBER_END_SECONDS - 100)
@@ -236,7 +205,6 @@ def test_closing_counts_the_hours_that_no_roll_up_has_folded(books: Books) -> No
 
 
 def test_a_rebuild_counts_by_how_much_the_hours_differ(books: Books) -> None:
-    start_metering(books)
     close_november_without_late_source(books)
     december = FakeAllocation(books, allocation=20)
     december.new(NOVEMBER_END_SECONDS + HOUR, 600)
@@ -255,54 +223,60 @@ def test_a_rebuild_counts_by_how_much_the_hours_differ(books: Books) -> None:
     assert_closed_periods_add_up(books)
 
 
-def test_a_back_fill_counts_folded_hours_and_closed_periods_as_billed(books: Books) -> None:
-    close_november_without_late_source(books)
-    receive_late_source(books)
-    december = FakeAllocation(books, allocation=20)
-    december.new(NOVEMBER_END_SECONDS + HOUR, 600)
-    december.interim(NOVEMBER_END_SECONDS + HOUR + 10, 1, 77, 1, 77)
-    books.advance_clock(NOVEMBER_END_SECONDS + 4 * HOUR)
-    books.run_jobs()
-    assert adjust(books.engine) == 2
-    assert counted_usage(books) == []
-    hour = books.start + timedelta(seconds=NOVEMBER_END_SECONDS + 3 * HOUR)
-    assert start_metering(books, hour) == hour
-    assert counted_usage(books) == []
-    # Cuts November, which is billed already.
-    start_metering(books, books.start + timedelta(hours=1))
-    [of_december] = counted_usage(books)
-    assert of_december["received_bytes"] == 77
-    with books.engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE accounting.metering SET counted_from = NULL")
-        connection.exec_driver_sql("DELETE FROM accounting.feed_outbox")
-    start_metering(books, hour)
-    assert start_metering(books) == LONG_AGO
-    assert_counted_usage_adds_up(books)
-    late = [event for event in counted_usage(books) if event["correction"]]
-    assert sorted(event["received_bytes"] for event in late) == [-700, -10]
-    assert start_metering(books, hour) == LONG_AGO
-
-
-@pytest.mark.parametrize("is_numbered", [False, True])
-def test_a_second_back_fill_counts_nothing_twice(books: Books, *, is_numbered: bool) -> None:
+def test_a_rebuild_of_changed_hours_leaves_what_the_feed_has_of_them(books: Books) -> None:
     alice = FakeAllocation(books)
-    for hour in range(4):
+    alice.new(10, 3 * 3600)
+    for hour in (0, 1):
+        alice.interim(hour * HOUR + 40, 1, 100, 2, 200)
+    run_jobs_at(books, HOUR + 61)
+    before = counted_usage(books)
+    with psycopg.connect(books.url()) as connection:
+        connection.execute("UPDATE accounting.user_usage_hourly SET received_bytes = 7")
+    # The first hour is in the feed, and the second is not.
+    run_jobs_at(books, 2 * HOUR + 61)
+    [wrong] = counted_usage(books)[len(before) :]
+    assert (wrong["received_bytes"], wrong["correction"]) == (7, False)
+    found = [row for row in verify(books.engine) if row.what == "usage.counted"]
+    assert [(row.column, row.booked, row.recomputed) for row in found] == [
+        ("received_bytes", "7", "100")
+    ]
+    assert list(rebuild(books.engine, "hours were changed"))
+    assert hours_counted(books)[-1] == (1, 93, True)
+    assert len(counted_usage(books)) == len(before) + 2
+    assert list(verify(books.engine)) == []
+    assert_counted_usage_adds_up(books)
+    assert list(rebuild(books.engine, "to be sure")) == []
+
+
+def test_a_rebuild_repairs_what_the_feed_has_of_hours_that_are_right(books: Books) -> None:
+    alice = FakeAllocation(books)
+    for hour in range(3):
         alice.new(hour * HOUR + 10, 600)
-        alice.interim(hour * HOUR + 20, 1, 10**hour, 0, 0)
-    run_jobs_at(books, 3 * HOUR + 65)
-    for hours in (2, 1, 2, 0):
-        start_metering(books, books.start + timedelta(hours=hours))
-        if is_numbered:
-            number_feed(books.engine)
-        assert_counted_usage_adds_up(books)
-    run_jobs_at(books, 4 * HOUR + 65)
-    assert sum(received for _, received, _ in hours_counted(books)) == 1111
+        alice.interim(hour * HOUR + 40, 1, 100, 2, 200)
+    run_jobs_at(books, 3 * HOUR + 61)
+    first, second = (books.start + timedelta(hours=hour) for hour in (0, 1))
+    with psycopg.connect(books.url()) as connection:
+        connection.execute("DELETE FROM accounting.feed_outbox WHERE started_at = %s", [first])
+        connection.execute(
+            "UPDATE accounting.feed_outbox SET started_at = started_at - interval '1 day'"
+            " WHERE type = 'usage.counted' AND started_at = %s",
+            [second],
+        )
+    found = {
+        (row.starts_at, row.kind) for row in verify(books.engine) if row.what == "usage.counted"
+    }
+    assert found == {
+        (first, "missing"),
+        (second, "missing"),
+        (second - timedelta(days=1), "unfounded"),
+    }
+    assert list(rebuild(books.engine, "the feed was changed"))
+    assert list(verify(books.engine)) == []
     assert_counted_usage_adds_up(books)
 
 
 def test_hours_that_a_new_time_zone_cuts_keep_their_sums(books: Books) -> None:
     """From UTC to Kolkata, at its midnight: 18:30. The hour from 18:00 has half an hour."""
-    start_metering(books)
     set_time_zone(books, "example.net", "Asia/Kolkata")
     users = FakeAllocation(books), FakeAllocation(books, realm="example.net", allocation=2)
     for user in users:
@@ -334,7 +308,6 @@ def test_hours_that_a_new_time_zone_cuts_keep_their_sums(books: Books) -> None:
 
 @pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.long)])
 def test_a_kill_between_any_two_statements_counts_each_change_once(books: Books, step: int) -> None:
-    start_metering(books)
     receive_november(books)
     fast, slow = FakeAllocation(books, allocation=8), FakeAllocation(books, allocation=9)
     fast.new(3 * DAY)
@@ -385,20 +358,18 @@ def test_any_reports_in_any_batches_add_up(
     postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory, examples: int
 ) -> None:
     @settings(max_examples=examples)
-    @given(steps=STEPS, starts_after=st.integers(0, 40))
-    def check(steps: list[Step], starts_after: int) -> None:
+    @given(steps=STEPS)
+    def check(steps: list[Step]) -> None:
         with books_of_their_own(postgres_server, tmp_path_factory.mktemp("books")) as books:
-            _play(books, steps, starts_after)
+            _play(books, steps)
 
     check()
 
 
-def _play(books: Books, steps: list[Step], starts_after: int) -> None:
+def _play(books: Books, steps: list[Step]) -> None:
     sources = ("default", "slow")
     now = dict.fromkeys(sources, 0.0)
-    for index, (step, who, seconds) in enumerate(steps):
-        if index == starts_after:
-            start_metering(books)
+    for step, who, seconds in steps:
         source = sources[who % 2]
         now[source] += seconds
         user = FakeAllocation(books, user=f"u{who % 3}", allocation=1 + who, source=source)
@@ -410,8 +381,6 @@ def _play(books: Books, steps: list[Step], starts_after: int) -> None:
     for source in sources:
         books.load(source=source)
     books.settle()
-    if starts_after >= len(steps):
-        start_metering(books)
     rollup(books.engine, limit=3)
     assert_counted_usage_adds_up(books)
     close_periods(books.engine)

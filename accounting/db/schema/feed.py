@@ -7,6 +7,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     Identity,
+    Index,
     Integer,
     SmallInteger,
     Table,
@@ -21,8 +22,8 @@ from accounting.db.schema.columns import metadata, timestamp
 from accounting.domain.counters import COUNTERS
 
 
-def _session_end() -> list[Column[Any]]:
-    """The columns of a session.ended event, which has no payload."""
+def _figures() -> list[Column[Any]]:
+    """The columns of session.ended and usage.counted, which have no payload."""
     return [
         Column("allocation_id", BigInteger),
         Column("started_at", timestamp),
@@ -38,6 +39,11 @@ def _session_end() -> list[Column[Any]]:
         Column("estimated", Boolean),
         Column("disputed", Boolean),
         Column("end_cause", Text),
+        Column("sessions_started", BigInteger),
+        Column("sessions_ended", BigInteger),
+        Column("session_microseconds", BigInteger),
+        Column("estimated_bytes", BigInteger),
+        Column("is_correction", Boolean),
     ]
 
 
@@ -50,7 +56,13 @@ feed_outbox = Table(
     Column("realm_id", Integer),
     Column("payload", JSONB),
     Column("created_at", timestamp, nullable=False, server_default=text("now()")),
-    *_session_end(),
+    *_figures(),
+    Index(
+        "feed_outbox_corrections",
+        "user_key",
+        "started_at",
+        postgresql_where=text("is_correction"),
+    ),
 )
 
 feed = Table(
@@ -62,8 +74,15 @@ feed = Table(
     Column("realm_id", Integer),
     Column("payload", JSONB),
     Column("created_at", timestamp, nullable=False),
-    *_session_end(),
+    *_figures(),
     UniqueConstraint("event_id", name="event_is_numbered_once"),
+    Index(
+        "feed_counted_hours",
+        "realm_id",
+        "started_at",
+        postgresql_where=text("is_correction IS NOT NULL"),
+    ),
+    Index("feed_corrections", "user_key", "started_at", postgresql_where=text("is_correction")),
 )
 
 feed_batches = Table(

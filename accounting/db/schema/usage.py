@@ -5,7 +5,7 @@ A closed period is billed by its statement (``schema.billing``), not by these ta
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, Table, Text, Uuid, text
+from sqlalchemy import BigInteger, Column, Index, Integer, Table, Text, Uuid, text
 
 from accounting.db.schema.columns import metadata, timestamp, usage_sums, view_like
 from accounting.domain.counters import COUNTERS
@@ -108,23 +108,6 @@ fold_watermarks = Table(
     Column("realm_id", Integer, primary_key=True, autoincrement=False),
     Column("folded_until", timestamp, nullable=False),
     Column("last_hour_ends_at", timestamp, nullable=False, server_default=text("'-infinity'")),
-)
-
-metering = Table(
-    "metering",
-    metadata,
-    Column("only_row", Boolean, primary_key=True, server_default=text("true")),
-    Column("counted_from", timestamp),
-    Column("not_before", timestamp),
-)
-
-usage_corrections = Table(
-    "usage_corrections",
-    metadata,
-    Column("realm_id", Integer, primary_key=True, autoincrement=False),
-    Column("starts_at", timestamp, primary_key=True),
-    Column("user_key", Uuid, primary_key=True),
-    Column("corrections", Integer, nullable=False),
 )
 
 realm_usage = {
