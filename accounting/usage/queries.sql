@@ -588,14 +588,20 @@ WHERE f.realm_id = h.realm_id AND f.last_hour_ends_at < h.ends_at;
 
 -- name: write_counted_hours
 -- Writes the hours of users that begin within the spans of their realms to the feed, without hours of
--- closed periods.
+-- closed periods. The id of an event is a function of what it says, and of how many corrections of the
+-- hour there are with it: it may change, change back, and change again.
 INSERT INTO accounting.feed_outbox (
     event_id, type, realm_id, user_key, started_at, ended_at,
     received_packets, received_bytes, sent_packets, sent_bytes, peer_received_packets,
     peer_received_bytes, peer_sent_packets, peer_sent_bytes, sessions_started, sessions_ended,
     session_microseconds, estimated_bytes, is_correction
 )
-SELECT accounting.counted_event_id(u.user_key, u.starts_at, 0, u), 'usage.counted', u.realm_id,
+SELECT accounting.event_id('usage.counted', concat_ws(' ',
+        u.user_key, accounting.iso_time(u.starts_at), 0,
+        u.received_packets, u.received_bytes, u.sent_packets, u.sent_bytes,
+        u.peer_received_packets, u.peer_received_bytes, u.peer_sent_packets,
+        u.peer_sent_bytes, u.sessions_started, u.sessions_ended,
+        CAST(u.session_microseconds AS bigint), u.estimated_bytes)), 'usage.counted', u.realm_id,
     u.user_key, u.starts_at, b.ends_at,
     u.received_packets, u.received_bytes, u.sent_packets, u.sent_bytes, u.peer_received_packets,
     u.peer_received_bytes, u.peer_sent_packets, u.peer_sent_bytes, u.sessions_started,
@@ -619,15 +625,22 @@ ORDER BY u.starts_at, u.user_key;
 
 -- name: write_corrections
 -- Writes the staged deltas of hours that begin before the times of their realms to the feed, as
--- corrections. Not those of closed periods, of which adjustments are posted.
+-- corrections. Not those of closed periods, of which adjustments are posted. An hour that the feed has
+-- by a fault may have no bucket.
 INSERT INTO accounting.feed_outbox (
     event_id, type, realm_id, user_key, started_at, ended_at,
     received_packets, received_bytes, sent_packets, sent_bytes, peer_received_packets,
     peer_received_bytes, peer_sent_packets, peer_sent_bytes, sessions_started, sessions_ended,
     session_microseconds, estimated_bytes, is_correction
 )
-SELECT accounting.counted_event_id(t.user_key, t.starts_at, n.number, u), 'usage.counted',
-    t.realm_id, t.user_key, t.starts_at, b.ends_at,
+SELECT accounting.event_id('usage.counted', concat_ws(' ',
+        t.user_key, accounting.iso_time(t.starts_at), n.number,
+        t.received_packets, t.received_bytes, t.sent_packets, t.sent_bytes,
+        t.peer_received_packets, t.peer_received_bytes, t.peer_sent_packets,
+        t.peer_sent_bytes, t.sessions_started, t.sessions_ended,
+        t.session_microseconds, t.estimated_bytes)), 'usage.counted',
+    t.realm_id, t.user_key, t.starts_at,
+    coalesce(b.ends_at, t.starts_at + interval '1 hour'),
     t.received_packets, t.received_bytes, t.sent_packets, t.sent_bytes, t.peer_received_packets,
     t.peer_received_bytes, t.peer_sent_packets, t.peer_sent_bytes, t.sessions_started,
     t.sessions_ended, t.session_microseconds, t.estimated_bytes, true
@@ -635,12 +648,10 @@ FROM unnest(
     CAST(:realms AS integer[]), CAST(:untils AS timestamptz[])
 ) AS s (realm_id, until)
 JOIN staged_deltas t ON t.realm_id = s.realm_id AND t.starts_at < s.until
-JOIN accounting.buckets b
+LEFT JOIN accounting.buckets b
     ON b.realm_id = t.realm_id AND b.level = 'hour' AND b.starts_at = t.starts_at
-LEFT JOIN accounting.user_usage_hourly u
-    ON u.user_key = t.user_key AND u.starts_at = t.starts_at
 CROSS JOIN LATERAL (
-    SELECT CAST(1 + count(*) AS integer) AS number FROM (
+    SELECT 1 + count(*) AS number FROM (
         SELECT FROM accounting.feed f
         WHERE f.user_key = t.user_key AND f.started_at = t.starts_at AND f.is_correction
         UNION ALL

@@ -47,10 +47,10 @@ CREATE TABLE accounting.feed_outbox (
         AND num_nulls(
             session_id, allocation_id, number, database, source_id, start_known, total_reported,
             estimated, disputed, end_cause
-        ) = CASE WHEN type = 'session.ended' THEN 0 ELSE 10 END
+        ) = CASE WHEN payload IS NULL AND type <> 'usage.counted' THEN 0 ELSE 10 END
         AND num_nulls(
             sessions_started, sessions_ended, session_microseconds, estimated_bytes, is_correction
-        ) = CASE WHEN type = 'usage.counted' THEN 0 ELSE 5 END
+        ) = CASE WHEN payload IS NULL AND type = 'usage.counted' THEN 0 ELSE 5 END
     )
 );
 GRANT SELECT, INSERT, DELETE ON accounting.feed_outbox TO turn_accounting_writer;
@@ -166,20 +166,6 @@ RETURN encode(substring(sha256(convert_to(type || chr(10) || key, 'UTF8')) FOR 1
 CREATE FUNCTION accounting.iso_time(moment timestamptz) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"');
-
--- The id of a usage.counted: a function of its user and hour, of how many corrections of the hour
--- there are with it, and of the hour's sum with it.
-CREATE FUNCTION accounting.counted_event_id(
-    user_key uuid, starts_at timestamptz, number integer, total accounting.user_usage_hourly
-) RETURNS uuid
-LANGUAGE sql STABLE PARALLEL SAFE
-RETURN accounting.event_id('usage.counted', concat_ws(' ',
-    user_key, accounting.iso_time(starts_at), number,
-    (total).received_packets, (total).received_bytes, (total).sent_packets, (total).sent_bytes,
-    (total).peer_received_packets, (total).peer_received_bytes,
-    (total).peer_sent_packets, (total).peer_sent_bytes,
-    (total).sessions_started, (total).sessions_ended,
-    trim_scale((total).session_microseconds), (total).estimated_bytes));
 
 -- For workers that store their cursor themselves: stored beside the number, it shows whether the
 -- feed up to there is still the same.

@@ -187,7 +187,8 @@ def test_a_statement_whose_reports_were_dropped_is_checked_by_its_digest(books: 
             "UPDATE accounting.statements SET sessions_started = 9 WHERE sessions_started = 1"
         )
     assert {difference_key(difference) for difference in verify(books.engine)} == {
-        ("statements", "differs", "digest")
+        ("statements", "differs", "digest"),
+        ("usage.counted", "differs", "sessions_started"),
     }
 
 

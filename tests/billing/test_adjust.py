@@ -266,7 +266,7 @@ def billed_rows(books: Books) -> list[list[dict[str, Any]]]:
     ]
     events = books.query(
         "SELECT type, payload - 'adjustment_id' AS payload FROM accounting.feed_outbox"
-        " WHERE type <> 'session.ended' ORDER BY 1, 2"
+        " WHERE type NOT IN ('session.ended', 'usage.counted') ORDER BY 1, 2"
     )
     return [*tables, events]
 

@@ -23,10 +23,11 @@ def test_the_statements_of_the_page_work(books: Books) -> None:
     with psycopg.connect(books.url(READER), autocommit=True) as connection:
         assert connection.execute(cursor).fetchone() == (0,)
         events = connection.execute(read).fetchall()
-        assert [(row[0], row[2]) for row in events] == [
-            (1, "session.ended"),
-            (2, "session.ended"),
-            (3, "period.closed"),
+        assert [row[0] for row in events] == list(range(1, len(events) + 1))
+        assert [row[2] for row in events if row[2] != "usage.counted"] == [
+            "session.ended",
+            "session.ended",
+            "period.closed",
         ]
         assert connection.execute(advance).fetchone() == (True,)
         assert connection.execute(cursor).fetchone() == (2,)

@@ -29,8 +29,7 @@ def session_ended_payloads(books: Books) -> list[dict[str, Any]]:
     number_feed(books.engine)
     rows = books.rows("feed")
     assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
-    assert all(row["type"] == "session.ended" for row in rows)
-    return [row["payload"] for row in rows]
+    return [row["payload"] for row in rows if row["type"] == "session.ended"]
 
 
 def assert_last_events_match_sessions(books: Books) -> None:
@@ -161,7 +160,7 @@ def test_an_event_with_a_json_payload_keeps_it(books: Books) -> None:
 def test_an_event_without_all_its_columns_is_refused(books: Books) -> None:
     with (
         psycopg.connect(books.url(WRITER)) as connection,
-        pytest.raises(psycopg.errors.CheckViolation, match="waits_with_payload_or_end"),
+        pytest.raises(psycopg.errors.CheckViolation, match="waits_with_payload_or_columns"),
     ):
         connection.execute(
             "INSERT INTO accounting.feed_outbox (event_id, type, realm_id, session_id)"

@@ -49,7 +49,7 @@ def test_the_books_equal_the_oracle_and_their_reports(books: Books) -> None:
     assert source["source"] == "simulated"
     assert source["retired_at"] is not None
     assert {row["type"] for row in books.rows("feed")} == {
-        "session.ended", "period.closed", "adjustment.posted", "source.trouble"
+        "session.ended", "usage.counted", "period.closed", "adjustment.posted", "source.trouble"
     }  # fmt: skip
     pruning_joins_reports_without_a_nested_loop(books)
     find_each_corruption(books, expected)

@@ -16,14 +16,6 @@ from tests.support.books import Books
 
 BILLED_NUMBERS: Final = (*COUNTERS, "session_seconds")
 COUNTED_NUMBERS: Final = (*BILLED_NUMBERS, "sessions_started", "sessions_ended", "estimated_bytes")
-_COUNTED_COLUMNS: Final = (
-    "type, event_id, realm_id, user_key, started_at AS starts_at,"
-    " accounting.iso_time(ended_at) AS ends_at, "
-    + ", ".join(COUNTED_NUMBERS).replace(
-        "session_seconds", "round(session_microseconds / 1e6, 6)::text AS session_seconds"
-    )
-    + ", is_correction AS correction"
-)
 LineKey = tuple[str, date, UUID]
 _NUMBERS: Final = ", ".join(f"sum({name}) AS {name}" for name in COUNTED_NUMBERS)
 _SUMS: Final = "SELECT realm, starts_at, {} FROM reporting.{} GROUP BY 1, 2 ORDER BY 1, 2"
@@ -91,11 +83,13 @@ def assert_closed_periods_add_up(books: Books) -> None:
 def counted_usage(books: Books) -> list[dict[str, Any]]:
     """All usage.counted, numbered or not, in order, as payloads with the realm; ids differ."""
     events = books.query(
-        "SELECT e.*, r.realm FROM ("
-        f" SELECT 0 AS place, seq AS number, {_COUNTED_COLUMNS} FROM accounting.feed"  # noqa: S608
-        f" UNION ALL SELECT 1, outbox_id, {_COUNTED_COLUMNS} FROM accounting.feed_outbox"
-        ") e JOIN accounting.realms r USING (realm_id)"
-        " WHERE e.type = 'usage.counted' ORDER BY e.place, e.number"
+        "SELECT r.realm, c.*, started_at AS starts_at, accounting.iso_time(ended_at) AS ends_at,"
+        " round(session_microseconds / 1e6, 6)::text AS session_seconds,"
+        " is_correction AS correction FROM ("
+        " SELECT 0 AS place, * FROM accounting.feed"
+        " UNION ALL SELECT 1, * FROM accounting.feed_outbox"
+        ") c JOIN accounting.realms r USING (realm_id)"
+        " WHERE type = 'usage.counted' ORDER BY place, seq"
     )
     assert len({event["event_id"] for event in events}) == len(events)
     shown = ("realm", "user_key", "starts_at", "ends_at", *COUNTED_NUMBERS, "correction")
