@@ -1,7 +1,7 @@
 """The Python client of the feed: events in order, each at least once.
 
     with Feed("postgresql://billing@db/accounting") as feed:
-        for event in feed.consume("invoicer"):
+        for event in feed.consume("invoicer", types=["period.closed"]):
             ...
 
 Asking for the next event commits the number of the one before as the consumer's cursor. A worker
@@ -128,7 +128,8 @@ class Feed:
     ) -> Generator[FeedEvent]:
         """Yield the events that this consumer has not handled yet, in order, and wait for more.
 
-        ``types``: yield only these; the others count as handled. ``follow=False``: end at the
+        ``types``: yield only these; the others count as handled. Most are ``session.ended`` and
+        ``usage.counted``, and later versions may bring other types. ``follow=False``: end at the
         feed's end. ``commit_every``: events per commit of the cursor; a higher number is faster,
         and a worker that dies gets up to that many events again. An event that is left by an
         exception or ``break`` counts as not handled. When the database was restored from a backup,
