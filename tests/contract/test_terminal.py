@@ -31,7 +31,7 @@ def hide_times_of_closing(shown: str) -> str:
     lines = []
     for line in shown.splitlines():
         is_closed = re.search(
-            "  closed  |, closed |  period  |  adjustment  |  source  |  limit  ", line
+            "  closed  |, closed |  period  |  adjustment  |  source  |  limit  |  usage  ", line
         )
         hidden = "YYYY-MM-DD HH:MM:SSZ" if line.endswith("Z") else "YYYY-MM-DD HH:MM"
         lines.append(NOW.sub(hidden, line) if is_closed else line)
