@@ -286,7 +286,9 @@ def test_a_click_leads_from_the_overview_to_a_report_and_its_position(
         page.goto(site.address)
         page.get_by_role("table").get_by_role("link", name="example.org").click()
         expect(page.get_by_role("heading", level=1)).to_have_text("example.org")
-        page.get_by_role("table", name="Users").get_by_role("link", name="bob").click()
+        page.get_by_role("table", name="Users by their traffic").get_by_role(
+            "link", name="bob"
+        ).click()
         expect(page.get_by_role("heading", level=1)).to_have_text("bob")
         page.locator(f"a[href$='/session/{session['session_id']}']").click()
         expect(page.get_by_text("Disputed:")).to_be_visible()
@@ -334,7 +336,7 @@ def test_a_hostile_name_is_text(browser: Browser, site: Site, names: list[str]) 
     with browser.new_context(viewport=DESKTOP) as context:
         page, complaints = open_page(context, site.address)
         page.goto(f"{site.address}/realm?realm=example.org")
-        users = page.get_by_role("table", name="Users")
+        users = page.get_by_role("table", name="Users by their traffic")
         for shown in names:
             users.get_by_role("link", name=shown, exact=True).click()
             expect(page.get_by_role("heading", level=1)).to_have_text(shown)
