@@ -52,13 +52,16 @@ _REALMS: Final = Listing(
         Column(field="anchor_day", heading="anchor day", kind=Kind.COUNT),
         Column(field="grace_seconds", heading="grace", kind=Kind.SECONDS),
         Column(field="username_rule", heading="usernames"),
-        Column(field="separator", heading="separator"),
-        Column(field="client_addresses", heading="addresses"),
+        Column(field="separator", heading="separator", rank=1),
+        Column(field="reduced", heading="addresses", optional=True),
     ),
     rank="holds_from",
     empty="There are no realms yet.",
     fields={
-        "from": lambda rule: "always" if not rule["holds_from"] else short_time(rule["holds_from"])
+        "from": lambda rule: "always" if not rule["holds_from"] else short_time(rule["holds_from"]),
+        "reduced": lambda rule: (
+            "" if rule["client_addresses"] == "keep" else rule["client_addresses"]
+        ),
     },
 )
 
