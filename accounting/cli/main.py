@@ -56,9 +56,7 @@ COMMAND_GROUPS: Final[Mapping[str, Mapping[str, CommandEntry]]] = {  # as the he
         "demo": CommandEntry("demo", "See it work: servers, a simulated fleet, the books."),
     },
     "Read": {
-        "usage": CommandEntry(
-            "reports", "List usage per user, realm, server or transport, by hour, day or month."
-        ),
+        "usage": CommandEntry("reports", "List usage per user, realm, server or transport."),
         "sessions": CommandEntry("reports", "List sessions, newest first."),
         "top": CommandEntry("top", "Show live sessions, users and realms with rates, refreshed."),
         "export": CommandEntry(

@@ -86,9 +86,9 @@ def usage(
     *,
     form: ListForm,
 ) -> None:
-    """List usage per user, realm, server or transport, by hour, day or month.
+    """List usage per user, realm, server or transport.
 
-    All usage there is, or that of a span of time. Times without an offset are in
+    By hour, day or month: all usage there is, or that of a span of time. Times without an offset are in
     the realm's time zone. A month or day that --since
     or --until cuts counts from there on, or up to there. A time with an offset
     cuts none: buckets are listed whole that begin in the span. A month or day in
