@@ -88,13 +88,13 @@ def usage(
 ) -> None:
     """List usage per user, realm, server or transport.
 
-    By hour, day or month: all usage there is, or that of a span of time. Times without an offset are in
-    the realm's time zone. A month or day that --since
-    or --until cuts counts from there on, or up to there. A time with an offset
-    cuts none: buckets are listed whole that begin in the span. A month or day in
-    which the realm's time zone changed has a row for each part, from and to. "peak"
-    is the most sessions that were open at once, in the realm, at the server or over the
-    transport; of a day or month, in an hour.
+    By hour, day or month: all usage there is, or that of a span of time. Times without
+    an offset are in the realm's time zone. A month or day that --since or --until cuts
+    counts from there on, or up to there. A time with an offset cuts none: buckets are
+    listed whole that begin in the span. A month or day in which the realm's time zone
+    changed has a row for each part, from and to. "peak" is the most sessions that were
+    open at once, in the realm, at the server or over the transport; of a day or month,
+    in an hour.
     "est." is how much of the traffic is of estimated sessions: reports were lost,
     and their bytes are known from totals only.
     """
