@@ -4,7 +4,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import redis
 
@@ -139,11 +139,22 @@ def await_age(server: RedisServer) -> None:
         wait_until(lambda: client.info("server")["uptime_in_seconds"] > 1)
 
 
+def is_online(replication: dict[str, Any], port: int) -> bool:
+    """Whether a master takes the replica at a port for one that it can promote."""
+    replicas = (value for key, value in replication.items() if key.startswith("slave"))
+    return any(
+        (each["port"], each["state"]) == (port, "online")
+        for each in replicas
+        if isinstance(each, dict)
+    )
+
+
 def replicate(replica: RedisServer, master: RedisServer) -> None:
-    """Make a server a replica, and wait until it is in sync."""
-    with redis_client(replica) as client:
+    """Make a server a replica, and wait until it is in sync and its master knows that."""
+    with redis_client(replica) as client, redis_client(master) as of_master:
         client.replicaof("127.0.0.1", master.port)
         wait_until(lambda: client.info("replication")["master_link_status"] == "up")
+        wait_until(lambda: is_online(of_master.info("replication"), replica.port))
 
 
 @contextmanager
