@@ -20,7 +20,7 @@ demo: $(STAMP) ## See it work: a closed month, servers, a simulated fleet, the b
 test: $(STAMP) ## Run the tests (real Postgres and Valkey; Redis and coturn where installed)
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
-long: $(STAMP) ## Run the long forms of some tests (three minutes)
+long: $(STAMP) ## Run the long forms of some tests (six minutes)
 	$(BIN)/pytest -m long -n $(WORKERS) --dist worksteal
 
 wheel-test: $(STAMP) ## Build the wheel, compiled and not, and test the compiled one (two minutes)

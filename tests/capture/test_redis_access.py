@@ -177,7 +177,7 @@ def test_sentinels_and_their_master_may_have_different_passwords_over_tls(
 
 def test_only_a_master_is_replicated(tmp_path: Path) -> None:
     with (
-        ValkeyServer({"cluster-enabled": "yes", "cluster-port": str(free_port())}) as cluster,
+        ValkeyServer({"cluster-enabled": "yes"}) as cluster,
         capture_logs() as logs,
     ):
         with replication_collector(cluster.url, tmp_path / "cluster"):

@@ -161,7 +161,8 @@ def test_nodes_of_one_cluster_are_one_redis(books: Books) -> None:
     options = {"cluster-enabled": "yes"}
     with ValkeyServer(options) as one, ValkeyServer(options) as other:
         with redis_client(one) as client:
-            client.execute_command("CLUSTER", "MEET", "127.0.0.1", str(other.port))
+            ports = (str(other.port), other.options["cluster-port"])
+            client.execute_command("CLUSTER", "MEET", "127.0.0.1", *ports)
             wait_until(lambda: len(watch_once(other).identity.node_ids) == 2)
             wait_until(lambda: len(watch_once(one).identity.node_ids) == 2)
         start_collecting(books, "a", watch_once(one))

@@ -158,6 +158,9 @@ class RedisServer(Server):
         super().__init__()
         self.options = dict(options or {})
         self.port = free_port()
+        if self.options.get("cluster-enabled") == "yes":
+            # By default 10,000 above the other port, which may be in use.
+            self.options.setdefault("cluster-port", str(free_port()))
 
     @property
     def binary(self) -> str:
