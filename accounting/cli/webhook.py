@@ -4,7 +4,7 @@
 engine's customers.
 """
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -216,11 +216,14 @@ def add(
         )
     require_libraries()
     from accounting.webhooks.outbound_policy import OutboundPolicy
+    from accounting.webhooks.target_url import names_this_machine
 
     settings = command_settings()
-    private = allow_private or settings.webhook_private_addresses
     url = endpoint_url(name, url)
-    OutboundPolicy(private_addresses=private).check_url(url)
+    may_be_private = allow_private or settings.webhook_private_addresses
+    with suppress(ValueError):  # check_url says what is wrong with it
+        allow_private |= names_this_machine(url)
+    OutboundPolicy(private_addresses=may_be_private or allow_private).check_url(url)
     if "-" == key_file == customers:
         raise UsageError("--key-file and --customers: only one of them can be standard input")
     key = None if key_file is None else read_key(key_file)

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_address
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
@@ -24,6 +24,15 @@ class Target:
     path: str
     authority: str
     """As the header ``Host`` has it."""
+
+
+def names_this_machine(url: str) -> bool:
+    """Whether a valid URL itself says that it is for this machine: whoever writes it means that."""
+    host = split_url(url).host
+    try:
+        return host.lower() == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _is_ipv6(host: str) -> bool:

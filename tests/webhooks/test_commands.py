@@ -89,7 +89,7 @@ def test_events_of_before_are_delivered_where_they_are_asked_for(
         ("http://billing.example.org/", "with --allow-private: expected https"),
         ("ftp://billing.example.org/", "expected https"),
         ("https://user:pass@billing.example.org/", "without a user, a password"),
-        ("https://127.0.0.1/", "loopback address: expected a public one, or --allow-private"),
+        ("https://10.0.0.1/", "private address: expected a public one, or --allow-private"),
         ("billing.example.org", "expected https"),
         ("https://billing.example.org/ --types session.end", "expected some of session.ended"),
         ("https://billing.example.org/ --types ,", "expected some of"),
@@ -229,3 +229,12 @@ def test_since_is_a_time_in_the_zone_of_the_realm_and_what_it_cuts_is_said(
     assert webhook(books, "add", url).code == 0
     refused = webhook(books, "rotate", "4", "--key-file", str(key))
     assert "webhook 4 has no API key" in refused.error_line
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
+def test_a_url_that_names_this_machine_needs_no_option(books: Books, host: str) -> None:
+    added = turn_accounting(
+        "webhook", "add", f"http://{host}:9/", "--types", "period.closed",
+        database_url=books.url(WRITER),
+    )  # fmt: skip
+    assert (added.code, added.out.startswith("whsec_")) == (0, True)
