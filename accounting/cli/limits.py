@@ -205,25 +205,32 @@ def _amount_text(limit: Mapping[str, Any]) -> str:
             return human_seconds(limit["amount"])
 
 
+_PLAIN: Final = {
+    "limit_id": "limit",
+    "realm": "realm",
+    "whom": "whom",
+    "user_id": "user_id",
+    "measure": "measure",
+    "direction": "direction",
+    "per": "per",
+    "amount": "amount",
+}
+_COLUMNS: Final = (
+    Column(field="limit_id", heading="limit", kind=Kind.COUNT),
+    Column(field="realm", heading="realm", kind=Kind.NAME),
+    Column(field="limited", heading="whom", kind=Kind.NAME),
+    Column(field="limit", heading="amount"),
+    Column(field="per", heading="per"),
+)
+"""How lists show a limit."""
 _LIMITS: Final = Listing(
     plain={
-        "limit_id": "limit",
-        "realm": "realm",
-        "whom": "whom",
-        "user_id": "user_id",
-        "measure": "measure",
-        "direction": "direction",
-        "per": "per",
-        "amount": "amount",
+        **_PLAIN,
         "thresholds": "events at %",
         "set_at": "set",
     },
     columns=(
-        Column(field="limit_id", heading="limit", kind=Kind.COUNT),
-        Column(field="realm", heading="realm", kind=Kind.NAME),
-        Column(field="limited", heading="whom", kind=Kind.NAME),
-        Column(field="limit", heading="amount"),
-        Column(field="per", heading="per"),
+        *_COLUMNS,
         Column(field="percents", heading="events at %"),
         Column(field="set_at", heading="set (UTC)", text=minute, rank=1),
     ),
@@ -251,24 +258,13 @@ def list_limits(realm: Realm = None, *, form: ListForm) -> None:
 
 _USAGE: Final = Listing(
     plain={
-        "limit_id": "limit",
-        "realm": "realm",
-        "whom": "whom",
-        "user_id": "user_id",
-        "measure": "measure",
-        "direction": "direction",
-        "per": "per",
-        "amount": "amount",
+        **_PLAIN,
         "usage": "usage",
         "percent": "percent",
         "ends_at": "until",
     },
     columns=(
-        Column(field="limit_id", heading="limit", kind=Kind.COUNT),
-        Column(field="realm", heading="realm", kind=Kind.NAME),
-        Column(field="limited", heading="whom", kind=Kind.NAME),
-        Column(field="limit", heading="amount"),
-        Column(field="per", heading="per"),
+        *_COLUMNS,
         Column(field="used", heading="used"),
         Column(field="percent", heading="percent"),
         Column(field="ends_at", heading="until (UTC)", text=minute, rank=1),

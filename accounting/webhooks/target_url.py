@@ -27,7 +27,7 @@ class Target:
 
 
 def names_this_machine(url: str) -> bool:
-    """Whether a valid URL itself says that it is for this machine: whoever writes it means that."""
+    """Whether a valid URL itself says that it is for this machine, which its author means then."""
     host = split_url(url).host
     try:
         return host.lower() == "localhost" or ip_address(host).is_loopback
