@@ -4,14 +4,13 @@ It starts the servers and processes with proxies between them, and restarts proc
 The main thread must start them all, since they end with the thread that started them.
 """
 
-import os
 import resource
 import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -34,7 +33,7 @@ from tests.support.certificates import CertificateAuthority, can_issue
 from tests.support.faulty_libc import POSTGRES_NAME, REDIS_NAME, FaultyMachine
 from tests.support.pgbouncer import PgBouncer
 from tests.support.servers import ADDRESS, PostgresServer, RedisServer, ValkeyServer, free_port
-from tests.support.service import SERVICE, Service, descendants
+from tests.support.service import SERVICE, Service, descendants, send_signal
 from tests.support.system_postgres import find_program
 
 Capture = Literal["replication", "subscribe"]
@@ -111,16 +110,6 @@ class Machine:
             for pid in (self.service.pid, *descendants(self.service.pid)):
                 send_signal(pid, signal.SIGCONT)
             self.service.__exit__(None, None, None)
-
-
-def send_signal(pid: int, step: signal.Signals) -> bool:
-    """Send a signal; returns whether the process exists."""
-    if not pid:
-        return False
-    with suppress(ProcessLookupError):
-        os.kill(pid, step)
-        return True
-    return False
 
 
 class DatabaseWatcher:

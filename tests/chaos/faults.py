@@ -29,7 +29,6 @@ from tests.chaos.deployment import (
     Ability,
     Deployment,
     Machine,
-    send_signal,
 )
 from tests.chaos.faulty_proxy import CommitLoss, FaultyProxy
 from tests.support.books import READER, WRITER
@@ -38,7 +37,14 @@ from tests.support.postgres_programs import start_program
 from tests.support.postgres_settings import awkward_settings, set_for_database
 from tests.support.readers_locks import hold_readers_locks
 from tests.support.servers import ADDRESS, RedisServer
-from tests.support.service import SERVICE, Service, arguments, descendants
+from tests.support.service import (
+    SERVICE,
+    Service,
+    all_paused,
+    arguments,
+    descendants,
+    send_signal,
+)
 
 Step = float | Callable[[], object]
 Fault = Callable[[Deployment, float], Iterator[Step]]
@@ -583,10 +589,8 @@ def hang_the_collecting_machine(deployment: Deployment, _seconds: float) -> Iter
     machine = deployment.leader
     yield machine.pid
     pid = machine.pid()
-    stopped = [each for each in (pid, *descendants(pid)) if send_signal(each, signal.SIGSTOP)]
-    yield has_other_leader(deployment, machine)
-    for process in stopped:
-        send_signal(process, signal.SIGCONT)
+    with all_paused(pid):
+        yield has_other_leader(deployment, machine)
 
 
 @fault_kind(*WHOLE_MACHINE, costs=Costs.CAPTURE)

@@ -22,7 +22,7 @@ from tests.support.servers import PostgresServer, ValkeyServer, wait_until
 from tests.support.service import (
     ROOT,
     Service,
-    descendants,
+    all_paused,
     environment,
     processes_in,
     run_command,
@@ -173,22 +173,17 @@ def test_an_orphan_whose_database_hangs_ends_too(tmp_path: Path) -> None:
         upgraded = run_command("db", "upgrade", data_dir=tmp_path, settings=settings)
         assert upgraded.returncode == 0, upgraded.stderr
         parent = start_parent(data_dir, server.url())
-        paused = []
         try:
             wait_until(lambda: has_client(server))
-            paused = [server.pid, *descendants(server.pid)]
-            for pid in paused:
-                os.kill(pid, signal.SIGSTOP)
-            with Spool.open(spool_path(data_dir, "default"), "default") as spool:
-                now = wall_clock()
-                spool.append([(now, 0, channel("status"), status_payload("new"))], now)
-            parent.kill()
-            parent.wait()
-            wait_until(lambda: not processes_in(data_dir), 30, "the orphan goes on")
+            with all_paused(server.pid):
+                with Spool.open(spool_path(data_dir, "default"), "default") as spool:
+                    now = wall_clock()
+                    spool.append([(now, 0, channel("status"), status_payload("new"))], now)
+                parent.kill()
+                parent.wait()
+                wait_until(lambda: not processes_in(data_dir), 30, "the orphan goes on")
         finally:
             parent.kill()
-            for pid in reversed(paused):  # the server last: it waits for those that have ended
-                os.kill(pid, signal.SIGCONT)
     assert "does not end in time" in log_of(data_dir)
 
 

@@ -12,7 +12,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -210,6 +211,28 @@ def descendants(pid: int) -> list[int]:
         pids += children
         waiting += children
     return pids
+
+
+def send_signal(pid: int, step: signal.Signals) -> bool:
+    """Send a signal; returns whether the process exists."""
+    if not pid:
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(pid, step)
+        return True
+    return False
+
+
+@contextmanager
+def all_paused(pid: int) -> Iterator[None]:
+    """A process and its descendants stand still; the first is stopped first, and starts no more."""
+    send_signal(pid, signal.SIGSTOP)
+    children = [each for each in descendants(pid) if send_signal(each, signal.SIGSTOP)]
+    try:
+        yield
+    finally:
+        for each in (*reversed(children), pid):  # it waits for those that have ended
+            send_signal(each, signal.SIGCONT)
 
 
 def title(pid: int) -> str:
