@@ -2,7 +2,7 @@
 
 A client that never authenticates has interims, and so reports, a session, and a name. A session
 that is over and was never confirmed can't be billed any more: after the retention, or when there
-are too many, only its usage by realm and hour stays (docs/operations.md, "What grows").
+are too many, only its usage by realm and hour stays (docs/reference/growth.md).
 
 The transactions are small, each complete in itself. Nothing that was billed is deleted.
 """

@@ -41,7 +41,7 @@ NOT_REACHED: Final = """\
 - The address of your server that the person used. Figures and times, under the user_key: with
   the identity key of the installation it can be compared with a guessed name.
 """
-"""What an erasure leaves, as docs/billing.md has it too."""
+"""What an erasure leaves, as docs/personal-data.md has it too."""
 
 
 STEPS: Final = 4

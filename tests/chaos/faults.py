@@ -301,7 +301,7 @@ def dump(deployment: Deployment, name: str) -> Generator[Step, None, Path]:
 
 
 def restore(deployment: Deployment, path: Path) -> Iterator[Step]:
-    """As docs/operations.md says: the collectors go on, the scheduler stops."""
+    """As docs/restore.md says: the collectors go on, the scheduler stops."""
     scheduler = deployment.scheduler
     scheduler.is_held_down = True
     if scheduler.service is not None:

@@ -20,7 +20,7 @@ from accounting.simulator import play
 ROOT: Final = Path(__file__).resolve().parents[2]
 BYTES: Final = ("received_bytes", "sent_bytes", "peer_received_bytes", "peer_sent_bytes")
 README: Final = (ROOT / "README.md").read_text()
-PAGES: Final = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES: Final = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def settings_table() -> str:

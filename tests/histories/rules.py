@@ -1,4 +1,4 @@
-"""Changes of a realm's rules: what docs/operations.md and docs/billing.md say of ``realm set``."""
+"""Changes of a realm's rules: what docs/billing.md say of ``realm set``."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence

@@ -134,7 +134,9 @@ def test_the_command_names_what_it_does_not_erase(books: Books) -> None:
     )
     assert second == "turn-accounting: not reached:"
     assert "\n".join(listed) + "\n" == NOT_REACHED
-    assert NOT_REACHED in (Path(__file__).resolve().parents[2] / "docs/billing.md").read_text()
+    assert (
+        NOT_REACHED in (Path(__file__).resolve().parents[2] / "docs/personal-data.md").read_text()
+    )
     assert "alice" not in ran.err
 
 

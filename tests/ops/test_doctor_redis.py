@@ -27,7 +27,7 @@ from tests.support.sentinels import TlsRedisServer
 from tests.support.servers import RedisServer, ValkeyServer, free_port, wait_until
 
 MIN_RIGHTS: Final = "+psync +replconf +ping +info +client|setname"
-"""Those of docs/operations.md for replication, without those of the key scan."""
+"""Those of docs/redis.md for replication, without those of the key scan."""
 GOOD_FACTS: Final = RedisFacts(
     address="redis://redis.example:6379",
     version="7.0.15",

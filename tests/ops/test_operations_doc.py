@@ -1,4 +1,4 @@
-"""docs/operations.md has every gap cause and every metric, and the rights in it are sufficient."""
+"""The pages for operators have every gap cause, metric and table, and sufficient rights."""
 
 import ast
 import re
@@ -21,7 +21,9 @@ from tests.support.monitoring import checkpoint_now, metrics_of, read_snapshot, 
 from tests.support.servers import RedisServer, ValkeyServer
 
 ROOT: Final = Path(__file__).parents[2]
-PAGE: Final = (ROOT / "docs" / "operations.md").read_text()
+OPERATIONS: Final = (ROOT / "docs/operations.md").read_text()
+GROWTH: Final = (ROOT / "docs/reference/growth.md").read_text()
+REDIS: Final = (ROOT / "docs/redis.md").read_text()
 
 
 def gap_causes() -> Iterator[str]:
@@ -53,7 +55,7 @@ def cause_expressions(node: ast.AST) -> Iterator[ast.expr | None]:
 
 def first_column(heading: str) -> list[str]:
     """The first cells of the table under a heading, without the labels in braces."""
-    section = PAGE.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    section = OPERATIONS.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
     return re.findall(r"^\| `(\w+)", section, re.MULTILINE)
 
 
@@ -68,8 +70,8 @@ def test_the_doc_has_a_bound_for_every_table(books: Books) -> None:
         "SELECT relname FROM pg_class WHERE relnamespace = 'accounting'::regnamespace"
         " AND relkind IN ('r', 'p') AND NOT relispartition ORDER BY relname"
     )
-    section = PAGE.split("\n## What grows\n", 1)[1].split("\nFiles of the data directory", 1)[0]
-    assert re.findall(r"^\| `(\w+)` \| \S", section, re.MULTILINE) == [
+    tables_of_the_page, _, _ = GROWTH.partition("\nFiles of the data directory")
+    assert re.findall(r"^\| `(\w+)` \| \S", tables_of_the_page, re.MULTILINE) == [
         row["relname"] for row in tables
     ]
 
@@ -115,7 +117,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
 def test_the_rights_in_the_doc_are_sufficient(
     server: RedisServer, number: int, mode: CaptureMode
 ) -> None:
-    rules = re.findall(r"```redis\n(ACL SETUSER accounting .*)\n```", PAGE)
+    rules = re.findall(r"```redis\n(ACL SETUSER accounting .*)\n```", REDIS)
     assert len(rules) == 2
     with redis.Redis.from_url(server.url) as client:
         client.execute_command("ACL", "SETUSER", "accounting", "reset")

@@ -1,4 +1,4 @@
-"""docs/operations.md, "Restoring Postgres from a backup": run as it is written there."""
+"""docs/restore.md: run as it is written there."""
 
 import os
 import re
@@ -24,7 +24,7 @@ from tests.support.servers import PostgresServer, ValkeyServer, wait_until
 from tests.support.service import ROOT, Service, environment
 from tests.support.turn_traffic import NumberPublisher, hourly_received_bytes, loaded_numbers
 
-PAGE: Final = (ROOT / "docs" / "operations.md").read_text()
+PAGE: Final = (ROOT / "docs/restore.md").read_text()
 DATABASE: Final = "accounting"
 
 

@@ -17,7 +17,7 @@ REFUSALS: Final = ("NOAUTH", "WRONGPASS")
 """The errors of INFO errorstats: a command without a login, and a wrong one."""
 ADVICE: Final = (
     "compare password= in coturn's redis-statsdb with the password of Redis' user default: coturn "
-    'can\'t name another user. See "How coturn logs in" in docs/operations.md of the project'
+    'can\'t name another user. See "How coturn logs in" in docs/redis.md of the project'
 )
 
 
@@ -73,7 +73,7 @@ def check_coturn_login(
                 check,
                 f"user default was denied {entry.reason} {entry.denied!r} {times}, {last}, from "
                 f"{entry.address}",
-                'grant coturn\'s user its rights: see "How coturn logs in" in docs/operations.md '
+                'grant coturn\'s user its rights: see "How coturn logs in" in docs/redis.md '
                 "of the project",
             )
     if entries:
