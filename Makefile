@@ -51,6 +51,9 @@ SEEDS ?= 1-10
 histories: $(STAMP) ## Play random months and compare every figure with an oracle: SEEDS=1-50
 	@$(BIN)/python -m tests.histories --seeds $(SEEDS)
 
+reference: $(STAMP) ## Write the pages of docs/reference that list what the code has
+	@$(BIN)/python -m tests.support.reference
+
 screenshots: $(STAMP) ## Take the pictures in docs/images again (half a minute; needs chromium)
 	@$(BIN)/python -m tests.screenshots
 

@@ -593,7 +593,7 @@ COMMENT ON COLUMN reporting.adjustments.session_seconds IS
     'Seconds that sessions were open, signed, never rounded';
 COMMENT ON COLUMN reporting.adjustments.reason IS 'Late usage, or the reason that a person gave';
 COMMENT ON COLUMN reporting.adjustments.author IS
-    'Who posted it: turn-accounting for late usage, or a person';
+    'Who posted it: a person, or for late usage `turn-accounting`';
 COMMENT ON COLUMN reporting.adjustments.posted_at IS 'When it was posted';
 
 CREATE VIEW reporting.feed AS

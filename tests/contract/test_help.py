@@ -6,9 +6,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 import typer
@@ -22,6 +21,7 @@ from accounting.sources.rename import rename_source
 from tests.support.books import WRITER, Books
 from tests.support.command import turn_accounting
 from tests.support.realm_rules import set_realm_rule
+from tests.support.reference import command_paths
 from tests.support.sample_books import open_sample_books
 from tests.support.servers import PostgresServer, ValkeyServer
 
@@ -30,18 +30,7 @@ INTERNAL_WORDS: Final = re.compile(
 )
 
 
-def paths(command: Any = None, path: str = "") -> Iterator[str]:
-    """Every command that can be run, such as ``usage`` and ``realm set``."""
-    root = typer.main.get_command(app) if command is None else command
-    children = getattr(root, "commands", None)
-    if children is None:
-        yield path
-        return
-    for name in children:
-        yield from paths(children[name], f"{path} {name}".strip())
-
-
-PATHS: Final = list(paths())
+PATHS: Final = list(command_paths(typer.main.get_command(app), COMMANDS))
 
 
 def test_every_command_has_two_examples() -> None:

@@ -1,19 +1,16 @@
-"""README.md and the other pages agree with the code: settings, commands, links, views."""
+"""README.md and the other pages agree with the code: commands, links, views, pictures."""
 
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final
 
 import pytest
 import typer
-from pydantic import SecretStr
-from pydantic_core import PydanticUndefined
 from typer.core import TyperGroup
 
 from accounting.cli.demo import SCENARIO
 from accounting.cli.main import COMMANDS, import_command
-from accounting.config import SECRETS, Settings, environment_variable
 from accounting.ops.servers import turnserver_conf_line
 from accounting.simulator import play
 
@@ -21,33 +18,6 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 BYTES: Final = ("received_bytes", "sent_bytes", "peer_received_bytes", "peer_sent_bytes")
 README: Final = (ROOT / "README.md").read_text()
 PAGES: Final = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-
-
-def settings_table() -> str:
-    """The expected text between the two marks in README.md."""
-    lines = ["| variable | default | what it is |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        default = field.default
-        shown = "" if default in (None, PydanticUndefined, "", ()) else f"`{default}`"
-        also = f" (or `{environment_variable(name)}_FILE`)" if name in SECRETS else ""
-        lines.append(f"| `{environment_variable(name)}`{also} | {shown} | {field.description} |")
-    return "\n".join(lines)
-
-
-def test_the_table_of_settings_lists_the_settings() -> None:
-    """When it fails: put the expected text between the marks."""
-    written = README.split("<!-- settings -->\n", 1)[1].split("\n<!-- end of settings -->", 1)[0]
-    assert written == settings_table()
-
-
-def test_every_setting_has_a_description() -> None:
-    assert all(field.description for field in Settings.model_fields.values())
-    secrets = {
-        name
-        for name, field in Settings.model_fields.items()
-        if SecretStr in get_args(field.annotation)
-    }
-    assert secrets == set(SECRETS)
 
 
 def test_the_readme_shows_the_output_of_the_demonstration() -> None:

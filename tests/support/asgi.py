@@ -10,12 +10,12 @@ from starlette.types import ASGIApp
 ADDRESS: Final = "127.0.0.1"
 
 
-def request(app: ASGIApp, path: str) -> None:
-    """GET a path; the answer has status 200."""
-    asyncio.run(_request(app, path))
+def request(app: ASGIApp, path: str) -> bytes:
+    """GET a path; the answer has status 200. Returns its body."""
+    return asyncio.run(_request(app, path))
 
 
-async def _request(app: ASGIApp, path: str) -> None:
+async def _request(app: ASGIApp, path: str) -> bytes:
     parts = urlsplit(path)
     scope = {
         "type": "http",
@@ -47,3 +47,4 @@ async def _request(app: ASGIApp, path: str) -> None:
 
     await app(scope, receive, send)
     assert statuses == [200], f"{path}: {statuses} {body.decode()}"
+    return bytes(body)

@@ -44,7 +44,10 @@ class _SnapshotCollector(Collector):
         database = self._snapshot.database
         is_up = database is not None and database.is_at_head
         yield _gauge(
-            "database_up", "Whether the database answers and has this schema.", [(int(is_up),)]
+            "database_up",
+            "Whether the database answers and has the schema of this version; if not, only "
+            "metrics of the spool are served.",
+            [(int(is_up),)],
         )
         yield from _capture_metrics(self._snapshot)
         if database is not None and is_up:
@@ -97,7 +100,8 @@ def _capture_metrics(snapshot: Snapshot) -> Iterator[Metric]:
             received[snapshot.source] = spool.newest_at / SECOND
     yield _gauge(
         "captured_lag_seconds",
-        "Age of the last checkpoint: what was published before it is stored, or within a gap.",
+        "Age of the last checkpoint: what was published before it is stored, or within a gap. "
+        "About 1; +Inf before the first.",
         lags.items(),
         "source",
     )
@@ -110,7 +114,8 @@ def _capture_metrics(snapshot: Snapshot) -> Iterator[Metric]:
     )
     yield _gauge(
         "clock_offset_seconds",
-        "How far the clock of the source's collector is ahead of the database's.",
+        "How far the clock of the collector's machine is ahead of the database's; missing until "
+        "they were compared.",
         clock_offsets(snapshot).items(),
         "source",
     )
@@ -147,26 +152,27 @@ def _spool_metrics(snapshot: Snapshot, spool: SpoolStatus) -> Iterator[Metric]:
 def _stage_metrics(database: DatabaseStatus) -> Iterator[Metric]:
     yield _gauge(
         "loaded_lag_seconds",
-        "How far the loaded reports are behind now.",
+        "The same age for what is loaded into Postgres.",
         ((source.source, _lag(source.loaded_lag_seconds)) for source in database.sources),
         "source",
     )
     yield _gauge(
         "settled_lag_seconds",
-        "How far the sessions are behind now.",
+        "The same age for what is in the sessions.",
         ((source.source, _lag(source.settled_lag_seconds)) for source in database.sources),
         "source",
     )
     yield _gauge(
         "lease_held",
-        "Whether a collector holds the source's lease; its host is a label.",
+        "1 for the machine whose collector holds the lease.",
         ((source.source, source.host, 1) for source in database.sources if source.host is not None),
         "source",
         "host",
     )
     yield _gauge(
         "source_conflicts",
-        "Collectors that were refused: a second name on this source's Redis, or a second Redis.",
+        "Collectors that were refused in the last day: a second name on this source's Redis, or a "
+        "second Redis.",
         (
             (
                 source.source,
@@ -181,7 +187,7 @@ def _stage_metrics(database: DatabaseStatus) -> Iterator[Metric]:
     )
     yield _gauge(
         "silent_relay_threads",
-        "Relay threads of coturn without reports although their allocations expired.",
+        "Relay threads of coturn without reports although one is overdue.",
         (
             (
                 source.source,
@@ -199,7 +205,7 @@ def _stage_metrics(database: DatabaseStatus) -> Iterator[Metric]:
     )
     yield _gauge(
         "touched_hours",
-        "Usage deltas not rolled up yet, counted up to 100,000.",
+        "Usage deltas that wait for the roll-up, counted up to 100,000.",
         [(database.usage_deltas,)],
     )
 
@@ -218,7 +224,7 @@ def _message_metrics(database: DatabaseStatus) -> Iterator[Metric]:
     )
     yield _counter(
         "rejected_messages",
-        "Messages that were not events of coturn.",
+        "Messages that could not be parsed.",
         (
             (count.source, count.reason, count.total)
             for count in database.message_counts
@@ -245,7 +251,7 @@ def _realm_metrics(database: DatabaseStatus) -> Iterator[Metric]:
     )
     yield _gauge(
         "day_unattributed_bytes",
-        "Bytes of the last 24 hours that belong to no authenticated user.",
+        "Unattributed bytes of the last 24 hours.",
         ((realm.realm, realm.unattributed_bytes) for realm in realms),
         "realm",
     )
@@ -257,7 +263,7 @@ def _realm_metrics(database: DatabaseStatus) -> Iterator[Metric]:
     )
     yield _gauge(
         "hour_new_unattributed_names",
-        "Those of them that came in the last hour.",
+        "Those of them that were new in the last hour.",
         ((realm.realm, realm.new_unattributed_names) for realm in realms),
         "realm",
     )
@@ -276,14 +282,17 @@ def _limit_metrics(database: DatabaseStatus) -> Iterator[Metric]:
     limits = database.limits
     yield _gauge(
         "realm_limits_reached",
-        "Limits of the realm as a whole of which this percent is reached now.",
+        "Limits of the realm as a whole of which this percent is reached in an hour, day, month "
+        "or period that runs now: 100, and the --warn percents of its limits; only for realms with "
+        "limits.",
         ((status.realm, status.threshold, status.realm_reached) for status in limits),
         "realm",
         "threshold",
     )
     yield _gauge(
         "user_limits_reached",
-        "How often users have reached this percent of a limit now, counted up to 10,000.",
+        "How often users have reached this percent of a limit in one that runs now, counted up to "
+        "10,000.",
         ((status.realm, status.threshold, status.users_reached) for status in limits),
         "realm",
         "threshold",
@@ -316,7 +325,7 @@ def _job_metrics(database: DatabaseStatus) -> Iterator[Metric]:
     )
     yield _gauge(
         "job_last_duration_seconds",
-        "Duration of that run.",
+        "Duration of the last successful run.",
         ((job.job, job.last_seconds) for job in jobs),
         "job",
     )
