@@ -41,6 +41,7 @@ REQUIRED_PROGRAMS: Final[Mapping[str, Sequence[str]]] = {
     "needs_sshd": ("sshd", "ssh-keygen"),
     "needs_systemd": ("systemd-analyze",),
     "needs_logrotate": ("logrotate",),
+    "needs_prometheus": ("prometheus", "promtool"),
     "needs_azurite": ("azurite-blob",),
     "needs_coturn": ("turnserver", "turnutils_uclient", "turnutils_peer"),
 }

@@ -7,11 +7,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from math import inf
-from pathlib import Path
-from typing import Final
 
 import pytest
-import yaml
 
 from accounting.capture.clock import steady_clock, this_boot, wall_clock
 from accounting.capture.spool.status import read_status
@@ -27,7 +24,6 @@ from accounting.ops.registry import JOBS
 from accounting.ops.scheduler import run_job
 from accounting.sources import lease_queries
 from accounting.usage.limits.limit_rules import set_limit
-from accounting.webhooks.endpoints import add_endpoint
 from tests.support.books import Books, channel, status_payload, traffic_payload
 from tests.support.monitoring import (
     checkpoint_now,
@@ -38,8 +34,6 @@ from tests.support.monitoring import (
     snapshot_reader,
 )
 from tests.support.servers import PostgresServer, free_port
-
-RULES: Final = Path(__file__).parents[2] / "deploy" / "prometheus-rules.yaml"
 
 
 def unreachable_url() -> str:
@@ -349,35 +343,3 @@ def test_reading_the_spool_status_writes_nothing_and_makes_no_spool(books: Books
     status = read_status(settings.data_dir, "default")
     assert status is not None
     assert status.state == before
-
-
-def test_every_alert_uses_existing_metrics(books: Books) -> None:
-    """And the format of Prometheus' rules: an alert with a misspelled metric would never fire."""
-    settings_for(books)
-    receive_usage(books)
-    checkpoint_now(books)
-    books.run_jobs()
-    run_job(JOBS["settle"], books.engine)
-    set_clock_offset(books, 0.0)
-    add_endpoint(books.engine, url="https://billing.example.org/")
-    set_limit(books.engine, "example.org", measure="bytes", per="day", amount=1)
-    known = {name for name, *_ in metrics_of(read_snapshot(books))}
-    (group,) = yaml.safe_load(RULES.read_text())["groups"]
-    assert [rule["alert"] for rule in group["rules"]] == [
-        "TurnAccountingLags",
-        "TurnAccountingCaptureGap",
-        "TurnAccountingSourceConflict",
-        "TurnAccountingRelayThreadSilent",
-        "TurnAccountingClockOff",
-        "TurnAccountingJobBlocked",
-        "TurnAccountingReportsSetAside",
-        "TurnAccountingWebhookFailing",
-        "TurnAccountingLimitReached",
-        "TurnAccountingLimitNear",
-    ]
-    for rule in group["rules"]:
-        assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}
-        assert re.fullmatch(r"\d+[smh]", rule["for"])
-        asked = re.findall(r"\b[a-z_]{4,}\b", re.sub(r"\{[^}]*\}", "", rule["expr"]))
-        assert asked
-        assert known.issuperset(asked), rule["alert"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -10,7 +11,11 @@ from accounting.config import Settings
 from accounting.ingest.source_lease import lease_holder
 from accounting.ops.monitoring.metrics import render_metrics
 from accounting.ops.monitoring.snapshot import Snapshot, SnapshotReader
-from tests.support.books import WRITER, Books
+from accounting.ops.registry import JOBS
+from accounting.ops.scheduler import run_job
+from accounting.usage.limits.limit_rules import set_limit
+from accounting.webhooks.endpoints import add_endpoint
+from tests.support.books import WRITER, Books, channel, status_payload, traffic_payload
 
 Samples = dict[tuple[str, ...], float]
 
@@ -53,6 +58,33 @@ def set_clock_offset(books: Books, ahead_seconds: float, *, source: str = "defau
         " FROM accounting.sources WHERE source = %s RETURNING source_id",
         [lease_holder(books.spool(source).path), ahead_seconds, source],
     )
+
+
+def fill_every_metric(books: Books) -> None:
+    """Let these books have a value for every metric."""
+    settings_for(books)
+    books.start = datetime.now(UTC)
+    books.receive(-2, channel("status"), status_payload("new"))
+    books.receive(-1, channel("traffic"), traffic_payload(1, 1, 1, 1))
+    books.receive(-1, channel("traffic", user="mallory", allocation=2), traffic_payload(1, 1, 1, 1))
+    books.receive(-1, channel("traffic"), b"nonsense")
+    checkpoint_now(books)
+    books.run_jobs()
+    books.spool().open_gap(books.micros_at(0), "disconnected")
+    books.load()
+    run_job(JOBS["settle"], books.engine)
+    set_clock_offset(books, 0.0)
+    set_limit(books.engine, "example.org", measure="bytes", per="day", amount=1)
+    add_endpoint(books.engine, url="https://billing.example.org/")
+
+
+def labels_of_metrics(snapshot: Snapshot) -> dict[str, set[str]]:
+    """The names of the labels of each metric that has a sample."""
+    return {
+        sample.name: set(sample.labels)
+        for family in text_string_to_metric_families(render_metrics(snapshot).decode())
+        for sample in family.samples
+    }
 
 
 def parse_metrics(page: str) -> Samples:

@@ -300,13 +300,13 @@ def _limit_metrics(database: DatabaseStatus) -> Iterator[Metric]:
 
 
 def _job_metrics(database: DatabaseStatus) -> Iterator[Metric]:
-    jobs = database.jobs
-    yield _counter("job_runs", "Runs of a job.", ((job.job, job.runs) for job in jobs), "job")
+    jobs = database.jobs  # not labelled `job`, which Prometheus sets itself
+    yield _counter("job_runs", "Runs of a job.", ((job.job, job.runs) for job in jobs), "name")
     yield _counter(
         "job_failures",
         "Runs of a job that failed.",
         ((job.job, job.failures) for job in jobs),
-        "job",
+        "name",
     )
     yield _gauge(
         "job_last_success_timestamp_seconds",
@@ -315,19 +315,19 @@ def _job_metrics(database: DatabaseStatus) -> Iterator[Metric]:
             (job.job, None if job.last_succeeded_at is None else job.last_succeeded_at / SECOND)
             for job in jobs
         ),
-        "job",
+        "name",
     )
     yield _gauge(
         "job_blocked_seconds",
         "For how long a job could not take its lock; 0 since it last ran.",
         ((job.job, job.blocked_seconds) for job in jobs),
-        "job",
+        "name",
     )
     yield _gauge(
         "job_last_duration_seconds",
         "Duration of the last successful run.",
         ((job.job, job.last_seconds) for job in jobs),
-        "job",
+        "name",
     )
 
 
