@@ -7,7 +7,6 @@ database, metrics from a scrape, routes from the API's own description.
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,20 +18,15 @@ from typer.testing import CliRunner
 from accounting.cli.main import COMMAND_GROUPS, app
 from accounting.config import SECRETS, Settings, environment_variable
 from accounting.ops.monitoring.metrics import render_metrics
-from accounting.usage.limits.limit_rules import set_limit
 from accounting.web.app import create_app
 from accounting.web.render import API_PREFIX
-from accounting.webhooks.endpoints import add_endpoint
 from tests.support.asgi import request
 from tests.support.books import (
     Books,
-    channel,
     cloned_database,
     make_template,
-    status_payload,
-    traffic_payload,
 )
-from tests.support.monitoring import checkpoint_now, read_snapshot, settings_for
+from tests.support.monitoring import fill_every_metric, read_snapshot
 from tests.support.servers import PostgresServer
 
 DIRECTORY: Final = Path(__file__).resolve().parents[2] / "docs/reference"
@@ -179,7 +173,7 @@ FROM pg_proc WHERE pronamespace = 'reporting'::regnamespace ORDER BY proname
 
 def metrics(books: Books) -> Iterator[str]:
     """Every metric with its labels, as a scrape of busy books shows them."""
-    fill_for_metrics(books)
+    fill_every_metric(books)
     rows = []
     for family in text_string_to_metric_families(render_metrics(read_snapshot(books)).decode()):
         if family.name.startswith("process_"):
@@ -190,31 +184,6 @@ def metrics(books: Books) -> Iterator[str]:
             (f"`{sample.name}`", family.type, ", ".join(sample.labels), family.documentation)
         )
     yield table(("metric", "type", "labels", "what it is"), rows)
-
-
-def fill_for_metrics(books: Books) -> None:
-    """Make something happen for every metric."""
-    settings_for(books)
-    books.start = datetime.now(UTC)
-    books.receive(-2, channel("status"), status_payload("new"))
-    books.receive(-1, channel("traffic"), traffic_payload(1, 1, 1, 1))
-    books.receive(-1, channel("traffic"), b"nonsense")
-    checkpoint_now(books)
-    books.run_jobs()
-    books.spool().open_gap(books.micros_at(0), "disconnected")
-    books.load()
-    with books.engine.begin() as connection:
-        connection.exec_driver_sql(
-            "INSERT INTO accounting.job_runs (job, runs, last_succeeded_at, last_seconds)"
-            " VALUES ('settle', 1, now(), 1)"
-        )
-        connection.exec_driver_sql(
-            "INSERT INTO accounting.source_leases"
-            " SELECT source_id, 'x', 'y', now(), now() + '1 min', 0 FROM accounting.sources"
-            " ON CONFLICT DO NOTHING"
-        )
-    set_limit(books.engine, "example.org", measure="bytes", per="day", amount=1)
-    add_endpoint(books.engine, url="https://billing.example.org/")
 
 
 def routes(books: Books) -> Iterator[str]:
