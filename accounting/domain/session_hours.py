@@ -125,6 +125,8 @@ class UsageChanges:
     ``peak_slices``: those in which the number of starts or ends of sessions changes, of the realm
     or of a server. ``flag_changes``: of sessions whose rows of hours need these flags, or count at
     another server; ``session_hour_queries.update_flags`` queues what that changes in the usage.
+    ``earlier_deltas``: as ``server_deltas``, of usage that was reported before this step, and is
+    counted or moves only now: it is in no rate.
     """
 
     def __init__(self, merged: Iterable[tuple[SessionState, SessionState]] = ()) -> None:
@@ -133,6 +135,7 @@ class UsageChanges:
         self.realm_hours: set[tuple[int, int]] = set()
         self.deltas_by_hour: dict[UserHour, list[int]] = {}
         self.server_deltas: dict[ServerHour, list[int]] = {}
+        self.earlier_deltas: dict[ServerHour, list[int]] = {}
         self.peak_slices: set[PeakSlice] = set()
         self.flag_changes: list[FlagChange] = []
         self._with_hour_rows: set[bytes] = set()

@@ -155,7 +155,7 @@ SELECT
     ('x' || left(encode(sha256(uuid_send(e.session_id)), 'hex'), 16))::bit(64)::bigint
         & 9223372036854775807 AS radacctid,
     lpad(e.allocation_id::text, 18, '0') AS acctsessionid,
-    e.session_id::text AS acctuniqueid,
+    replace(e.session_id::text, '-', '') AS acctuniqueid,
     u.user_id || u.radacct_suffix AS username,
     re.realm AS groupname,
     re.realm,
@@ -200,7 +200,8 @@ COMMENT ON VIEW reporting.radacct IS
 COMMENT ON COLUMN reporting.radacct.radacctid IS
     'Number of the session: 63 bits of a digest of session_id, the same if it is computed again';
 COMMENT ON COLUMN reporting.radacct.acctsessionid IS 'allocation_id';
-COMMENT ON COLUMN reporting.radacct.acctuniqueid IS 'session_id';
+COMMENT ON COLUMN reporting.radacct.acctuniqueid IS
+    'session_id as 32 hexadecimal digits, as FreeRADIUS writes it';
 COMMENT ON COLUMN reporting.radacct.username IS
     'user_id@realm, an @ of the realm as %40; user_id alone in the realm that was set so';
 COMMENT ON COLUMN reporting.radacct.groupname IS 'realm';

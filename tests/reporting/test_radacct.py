@@ -1,7 +1,10 @@
 """``radacct`` has FreeRADIUS' values: addresses by address, and a name for each user."""
 
+import csv
+import re
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 from typing import Any, Final
 
 import psycopg
@@ -14,10 +17,11 @@ from accounting.domain.identity import RadacctUsername
 from accounting.errors import UsageError
 from accounting.identities.erase import erase
 from accounting.identities.radacct_names import set_radacct_username
-from tests.support.books import Books
+from tests.support.books import READER, Books
 from tests.support.coturn_messages import FakeAllocation
 from tests.support.servers import PostgresServer
 
+RADACCT_DOC: Final = Path(__file__).resolve().parents[2] / "docs/radacct.md"
 USER, USER_AT_REALM = RadacctUsername.USER, RadacctUsername.USER_AT_REALM
 PARSE: Final = (
     "SELECT host(accounting.ip_address(t)), accounting.ip_port(t) FROM unnest(%s::text[]) t"
@@ -221,3 +225,50 @@ def test_a_session_is_open_until_it_has_a_cause(books: Books) -> None:
         "acctinputoctets": 100, "acctoutputoctets": 50, "is_updated": True,
     }  # fmt: skip
     assert (live["acctterminatecause"], live["acctsessiontime"], live["is_open"]) == (None, 0, True)
+
+
+MARIADB_WIDTHS: Final = {
+    "acctsessionid": 64, "acctuniqueid": 32, "username": 700, "realm": 160, "nasipaddress": 45,
+    "nasportid": 32, "nasporttype": 32, "calledstationid": 50, "callingstationid": 50,
+    "acctterminatecause": 32, "servicetype": 32, "framedipaddress": 45, "class": 64,
+    "acctstarttime": 19, "acctupdatetime": 19, "acctstoptime": 19,
+}  # fmt: skip
+"""Of FreeRADIUS' schema, as docs/radacct.md alters it; a datetime has 19 characters."""
+
+
+def test_the_copy_of_the_docs_fits_freeradius_table_in_mariadb(books: Books) -> None:
+    """What MariaDB would cut is lost: a cut acctuniqueid is that of another session."""
+    copy = re.search(r"```sql\n(COPY .*?)```", RADACCT_DOC.read_text(), re.DOTALL)
+    assert copy is not None
+    for number, (user, address) in enumerate(
+        (("alice", "192.0.2.1:3478"), ("bob", "[2001:db8:1:2:3:4:5:6]:5349"), ("carol", None)), 1
+    ):
+        allocation = FakeAllocation(
+            books, user=user, allocation=number, server_address=address, transport="TLS/TCP"
+        )
+        allocation.new(number)
+        if user != "bob":
+            allocation.close(number + 2, (1, 100, 1, 50), (0, 0, 0, 0))
+    books.advance_clock(10)
+    books.run_jobs()
+    set_ends(books, {"alice": "2 days", "carol": "4 days"})
+    with psycopg.connect(books.url(READER)) as connection:
+        connection.execute("SET search_path = reporting, public")
+        with connection.cursor().copy(copy[1].encode()) as out:
+            text = b"".join(bytes(block) for block in out).decode()
+    rows = list(csv.DictReader(text.splitlines()))
+    assert sorted(row["username"] for row in rows) == ["alice@example.org", "bob@example.org"]
+    assert len({row["acctuniqueid"][:32] for row in rows}) == 2
+    for row in rows:
+        assert {name for name, width in MARIADB_WIDTHS.items() if len(row[name]) > width} == set()
+
+
+def set_ends(books: Books, ages: dict[str, str]) -> None:
+    """Let sessions of users have ended at the beginning of a day, so long ago, after two weeks."""
+    for user, age in ages.items():
+        books.query(
+            "UPDATE accounting.sessions s SET started_at = current_date - interval '14 days',"
+            " last_seen_at = current_date - %s::interval, ended_at = current_date - %s::interval"
+            " FROM accounting.users u WHERE u.user_key = s.user_key AND u.user_id = %s RETURNING 1",
+            [age, age, user],
+        )

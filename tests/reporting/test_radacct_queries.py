@@ -74,8 +74,12 @@ class Session:
         return f"{self.user_id}@{self.realm}"
 
     @property
+    def unique_id(self) -> str:
+        return self.session_id.replace("-", "")
+
+    @property
     def number(self) -> int:
-        digest = sha256(bytes.fromhex(self.session_id.replace("-", ""))).digest()
+        digest = sha256(bytes.fromhex(self.unique_id)).digest()
         return int.from_bytes(digest[:8]) & (2**63 - 1)
 
     @property
@@ -248,12 +252,12 @@ EXPECTED: Final[
     "open_on_nas": (
         LIVE,
         lambda books: [
-            (s.session_id,) for s in books.open if s.nas == NAS and s.started_at <= STARTED_BEFORE
+            (s.unique_id,) for s in books.open if s.nas == NAS and s.started_at <= STARTED_BEFORE
         ],
     ),
     "silent_sessions": (
         LIVE,
-        lambda books: [(s.session_id,) for s in books.open if s.last_seen_at < SILENT_SINCE],
+        lambda books: [(s.unique_id,) for s in books.open if s.last_seen_at < SILENT_SINCE],
     ),
     "simultaneous_use": (
         OPEN_OF_USER,
@@ -277,7 +281,7 @@ EXPECTED: Final[
     "accounting_by_address": (
         ("sessions_closed_by_client",),
         lambda books: [
-            (s.session_id, s.name, s.started_at, int(s.client_address.rpartition(":")[2]))
+            (s.unique_id, s.name, s.started_at, int(s.client_address.rpartition(":")[2]))
             for s in books.sessions
             if s.client_address.startswith(books.of_user[0].client_address.rpartition(":")[0] + ":")
         ],
