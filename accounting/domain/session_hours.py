@@ -193,7 +193,12 @@ class UsageChanges:
         counters = session.hourly_usage.get(hour)
         realm_id = session.realm_id
         estimated_of = counters
-        if prior is not None and prior.confirmed:
+        if prior is None:
+            started, ended_change = 1, int(ended)
+            active_micros = until - session.started_at
+            counters = estimated_of = session.usage
+            has_slices = True
+        else:
             started = 0
             ended_change = ended - prior.ended
             active_micros = until - prior.active_until
@@ -202,21 +207,19 @@ class UsageChanges:
                 # Its usage before this step counts as estimated from now on.
                 estimated_of = session.usage
                 has_slices = True
-            if _has_moved(session, prior):
+            if not prior.confirmed:
+                # Its usage before this step counts from now on.
+                self._add_earlier(session, hour, _stored_change(session, prior))
+                has_slices = True
+            elif _has_moved(session, prior):
                 self._move(session, prior, hour)
                 has_slices = True
-        else:
-            # Its usage before this step counts from now on.
-            started, ended_change = 1, int(ended)
-            active_micros = until - session.started_at
-            counters = estimated_of = session.usage
-            has_slices = True
         estimated = 0
         if session.estimated and estimated_of is not None:
             estimated = estimated_of[_RECEIVED_BYTES] + estimated_of[_SENT_BYTES]
         for sums in (
             self._sums((realm_id, session.user_key, hour)),
-            self._server_sums((realm_id, hour, session.server_address, session.transport)),
+            _sums_at(self.server_deltas, realm_id, hour, session.server_address, session.transport),
         ):
             if counters is not None:
                 sums[:8] = map(add, sums, counters)
@@ -229,18 +232,12 @@ class UsageChanges:
 
     def _move(self, session: SessionState, prior: PriorState, hour: int) -> None:
         """Move what was counted of a session in its only hour to the server that it turned out."""
-        usage = prior.usage
-        change = (
-            *usage,
-            1,
-            int(prior.ended),
-            prior.active_until - session.started_at,
-            usage[_RECEIVED_BYTES] + usage[_SENT_BYTES] if prior.estimated else 0,
-            0,
+        change = _stored_change(session, prior)
+        before = _sums_at(
+            self.earlier_deltas, session.realm_id, hour, prior.server_address, prior.transport
         )
-        before = self._server_sums((session.realm_id, hour, prior.server_address, prior.transport))
         before[:] = map(sub, before, change)
-        self._add_at_server(session, hour, change)
+        self._add_at_server(self.earlier_deltas, session, hour, change)
 
     def _add_flag_changes(self, session: SessionState, prior: PriorState) -> None:
         """Count the stored hours of a session as if its flags and its server had been the same."""
@@ -263,7 +260,7 @@ class UsageChanges:
             prior.confirmed and prior.estimated
         )
         usage = prior.usage
-        self._add(
+        self._add_earlier(
             session,
             prior.single_hour,
             (
@@ -340,23 +337,26 @@ class UsageChanges:
             sums = self.deltas_by_hour[user_hour] = [0] * 12
         return sums
 
-    def _server_sums(self, server_hour: ServerHour) -> list[int]:
-        """What is added to an hour of a server and a transport."""
-        sums = self.server_deltas.get(server_hour)
-        if sums is None:
-            sums = self.server_deltas[server_hour] = [0] * 13
-        return sums
-
     def _add(self, session: SessionState, hour: int, change: Sequence[int]) -> None:
         """Add a change in the order of ``server_deltas``."""
         sums = self._sums((session.realm_id, session.user_key, hour))
         sums[:] = map(add, sums, change)
-        self._add_at_server(session, hour, change)
+        self._add_at_server(self.server_deltas, session, hour, change)
 
-    def _add_at_server(self, session: SessionState, hour: int, change: Sequence[int]) -> None:
-        sums = self._server_sums(
-            (session.realm_id, hour, session.server_address, session.transport)
-        )
+    def _add_earlier(self, session: SessionState, hour: int, change: Sequence[int]) -> None:
+        """As :meth:`_add`, of usage that was reported before this step."""
+        sums = self._sums((session.realm_id, session.user_key, hour))
+        sums[:] = map(add, sums, change)
+        self._add_at_server(self.earlier_deltas, session, hour, change)
+
+    def _add_at_server(
+        self,
+        deltas: dict[ServerHour, list[int]],
+        session: SessionState,
+        hour: int,
+        change: Sequence[int],
+    ) -> None:
+        sums = _sums_at(deltas, session.realm_id, hour, session.server_address, session.transport)
         sums[:] = map(add, sums, change)
 
     def deltas(self) -> Iterator[tuple[UserHour, Sequence[int]]]:
@@ -364,6 +364,34 @@ class UsageChanges:
         return (
             (user_hour, change) for user_hour, change in self.deltas_by_hour.items() if any(change)
         )
+
+
+def _sums_at(
+    deltas: dict[ServerHour, list[int]],
+    realm_id: int,
+    hour: int,
+    server_address: str | None,
+    transport: str | None,
+) -> list[int]:
+    """What is added to an hour of a server and a transport."""
+    key = realm_id, hour, server_address, transport
+    sums = deltas.get(key)
+    if sums is None:
+        sums = deltas[key] = [0] * 13
+    return sums
+
+
+def _stored_change(session: SessionState, prior: PriorState) -> Sequence[int]:
+    """All that a session had in its only hour before this step, in the order of a delta."""
+    usage = prior.usage
+    return (
+        *usage,
+        1,
+        int(prior.ended),
+        prior.active_until - session.started_at,
+        usage[_RECEIVED_BYTES] + usage[_SENT_BYTES] if prior.estimated else 0,
+        0,
+    )
 
 
 def stored_place(session: SessionState) -> tuple[str, str]:

@@ -56,11 +56,12 @@ def _pack(user_hour: UserHour, values: Sequence[int]) -> bytes:
 def queue_server_deltas(
     connection: Connection,
     deltas: Mapping[ServerHour, Sequence[int]],
-    received: tuple[int | None, int | None],
+    received: tuple[int | None, int | None] = (None, None),
 ) -> None:
     """Queue by how much hours of servers changed: a few rows, as a batch has few servers.
 
-    ``received``: from when until when their reports were received, from which rates are computed.
+    ``received``: from when until when their reports were received, from which rates are computed;
+    without it they are in no rate.
     """
     received_from, received_until = received
     if received_from is None:

@@ -30,6 +30,7 @@ def write_changes(
     session_hour_queries.add_hours(connection, usage.hour_rows)
     usage_deltas.queue_usage_deltas(connection, usage.deltas())
     usage_deltas.queue_server_deltas(connection, usage.server_deltas, received)
+    usage_deltas.queue_server_deltas(connection, usage.earlier_deltas)
     usage_deltas.queue_peak_deltas(connection, usage.peak_slices)
     bucket_queries.insert_buckets(
         connection,

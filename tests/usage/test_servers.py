@@ -231,6 +231,39 @@ def test_traffic_that_is_loaded_late_is_spread_over_the_time_of_its_batch(books:
     assert rates(books) == [(FIRST, 1, 0, 100, 0, 100)]
 
 
+def test_what_moves_to_a_server_that_becomes_known_is_in_no_rate(books: Books) -> None:
+    """It was reported before, in its own time; a rate is never negative."""
+    old = FakeAllocation(books, server_address=None)
+    old.new(0, 7200)
+    old.interim(100, 1, 60_000, 0, 0)
+    for at in (110, 700):
+        run_jobs_at(books, at)
+    new = FakeAllocation(books)
+    new.interim(701, 1, 6_000, 0, 0)
+    new.refreshed(702, 7200)
+    run_jobs_at(books, 705)
+    books.set_database_clock(datetime_at(books, 711))
+    assert rates(books) == [(FIRST, 1, 0, 100, 0, 20)]
+    assert_verified(books)
+
+
+@pytest.mark.parametrize("hours", [1, 2])
+def test_what_a_session_had_before_it_was_confirmed_is_in_no_rate(books: Books, hours: int) -> None:
+    """A collector that starts on a running server sees the first status after minutes."""
+    at = (HOUR - 10) * (hours - 1)
+    fake = FakeAllocation(books)
+    fake.interim(at, 1, 60_000, 0, 0)
+    for until in (at + 1, at + 299):
+        run_jobs_at(books, until)
+    fake.interim(at + 300, 1, 6_000, 0, 0)
+    fake.refreshed(at + 301, 7200)
+    run_jobs_at(books, at + 302)
+    books.set_database_clock(datetime_at(books, at + 311))
+    assert rates(books) == [(FIRST, 1, 0, 100, 0, 20)]
+    assert sum(row[2] for row in shown(books, "server_usage_hourly")) == 66_000
+    assert_verified(books)
+
+
 def test_the_peak_of_a_user_is_counted_from_its_sessions(books: Books) -> None:
     for at, allocation, is_start in (
         (0, 1, True),
