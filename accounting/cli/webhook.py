@@ -185,7 +185,7 @@ def add(
     begin from then on.
     """
     from accounting.webhooks import endpoints
-    from accounting.webhooks.formats import endpoint_url
+    from accounting.webhooks.formats import endpoint_url, repeat_seconds
     from accounting.webhooks.formats.options import (
         CloudEventsMode,
         FormatName,
@@ -252,7 +252,13 @@ def add(
         write(f"{secret}\n")
     flush_output()
     if span is not None:
-        write_message(f"webhook {number} is added; {_span_in_words(span)}")
+        text = f"webhook {number} is added; {_span_in_words(span)}"
+        if (since is not None or from_start) and (seconds := repeat_seconds(name)) is not None:
+            text += (
+                f". What another endpoint sent to {name} it counts again, if that was more than "
+                f"{seconds / 3600:.0f} hours ago: --meter then needs another name"
+            )
+        write_message(text)
         return
     write_message(
         f"webhook {number} is added; its secret, {secret[:6]}..., verifies signatures: keep it, it "

@@ -107,6 +107,10 @@ def replay(
     since: Annotated[
         str | None, typer.Option("--since", metavar="TIME", help="Since then; as elsewhere.")
     ] = None,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Also what an engine counts twice, unless it has none of it."),
+    ] = False,
 ) -> None:
     """Deliver events again from a position, or skip some; also enables the endpoint."""
     from accounting.webhooks import endpoints
@@ -116,7 +120,11 @@ def replay(
     with writer_engine(command_settings()) as engine:
         endpoint, _ = endpoints.find_endpoint(engine, number)
         seq, last_seq = endpoints.replay_events(
-            engine, number, after=after, since=parse_since(engine, since, endpoint.realm)
+            engine,
+            number,
+            after=after,
+            since=parse_since(engine, since, endpoint.realm),
+            again=again,
         )
     write_message(
         f"webhook {number} goes on after event {seq}: the feed has "

@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from accounting.db.binary_copy import binary_cursor
 from accounting.db.engine import psycopg_connection
 from accounting.db.queries import Queries
-from accounting.db.schema import limits, realm_rules, realms
+from accounting.db.schema import limits, realm_rules, realms, webhooks
 from accounting.domain.calendar import TIME_MIN, from_micros, micros_or_none
 from accounting.domain.client_addresses import ClientAddresses
 from accounting.domain.identity import UsernameRule
@@ -120,6 +120,12 @@ def limits_of(connection: Connection, realm_id: int) -> list[int]:
     """The numbers of the limits of a realm's usage."""
     query = select(limits.c.limit_id).where(limits.c.realm_id == realm_id)
     return list(connection.execute(query.order_by("limit_id")).scalars())
+
+
+def webhooks_of(connection: Connection, realm_id: int) -> list[int]:
+    """The numbers of the endpoints that get events of this realm only."""
+    query = select(webhooks.c.number).where(webhooks.c.realm_id == realm_id)
+    return list(connection.execute(query.order_by("number")).scalars())
 
 
 def replace_rules(connection: Connection, realm_id: int, rules: RealmRules) -> None:

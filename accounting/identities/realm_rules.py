@@ -132,7 +132,7 @@ def remove_realm(engine: Engine, realm: str) -> None:
     """Remove a realm of which nothing was reported, and its rules.
 
     Waits as :func:`set_rule` does. Raises UsageError for an unknown realm, and for one that has
-    users, usage, periods, tokens or limits.
+    users, usage, periods, tokens, limits or webhooks.
     """
     with lost_connections(), engine.begin() as connection:
         # Nobody resolves or accounts names of a realm until the commit.
@@ -153,6 +153,12 @@ def remove_realm(engine: Engine, realm: str) -> None:
             raise UsageError(
                 f"realm {realm!r} has {counted(len(limits), 'limit')}: remove them before, as "
                 f"with `turn-accounting limit remove {limits[0]}`"
+            )
+        if webhooks := realm_queries.webhooks_of(connection, realm_id):
+            raise UsageError(
+                f"{counted(len(webhooks), 'webhook')} would get nothing any more, as of realm "
+                f"{realm!r} only: remove them before, as with "
+                f"`turn-accounting webhook remove {webhooks[0]}`"
             )
         realm_queries.remove_realm(connection, realm_id)
 

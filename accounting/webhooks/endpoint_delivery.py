@@ -1,8 +1,9 @@
 """Delivers to one endpoint under a lease: reads, sends and records, until one fails."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -16,6 +17,7 @@ from accounting.webhooks.answer import UNSENT, Answer
 from accounting.webhooks.attempts import Attempt
 from accounting.webhooks.client import EndpointClient
 from accounting.webhooks.format_choice import format_of
+from accounting.webhooks.formats.metering import utc_text
 from accounting.webhooks.formats.options import FormatName
 from accounting.webhooks.leases import (
     LEASE_SECONDS,
@@ -61,9 +63,11 @@ class EndpointDelivery:
         self._private_addresses = private_addresses
         self._position = Position(leased.seq, leased.seqs_ahead)
         self._written_seq = leased.seq
+        self._kept: tuple[int, Collection[int]] = leased.seq, leased.seqs_ahead
         self._refusals: list[Refusal] = []
         self._failures = leased.failures
         self._in_doubt_since = leased.in_doubt_since
+        self._doubts_next = leased.in_doubt_since is not None
         self._is_first_doubt = False
         self._delivered = 0
         self._is_over = False
@@ -84,7 +88,7 @@ class EndpointDelivery:
                 raise
             except Exception as error:  # it must end no other endpoint's delivery
                 log.error("webhook can't be delivered", webhook=self._number, exc_info=error)
-                self._refusals = []
+                self._forget_unwritten()
                 self._write(None, failure=f"an error of this program: {type(error).__name__}")
             leases.release(self._engine, self._leased)
         except LeaseLost:
@@ -151,12 +155,25 @@ class EndpointDelivery:
         """Send what the format makes of some events; whether all were taken."""
         steps = self._format.requests(events, self._now())
         requests = [step for step in steps if isinstance(step, Request)]
-        self._refusals += [step for step in steps if isinstance(step, Refusal)]
+        refusals: Sequence[Refusal] = [step for step in steps if isinstance(step, Refusal)]
+        if steps and self._doubts_next:
+            refusals, self._doubts_next = self._with_doubt(refusals), False
+        self._refusals += refusals
         sent = {event.seq for request in requests for event in request.events}
         self._position.add_done(event.seq for event in events if event.seq not in sent)
         if len(requests) == 1 or self._parallel == 1:
             return all(self._deliver_request(request) for request in requests)
         return self._deliver_at_once(requests)
+
+    def _with_doubt(self, refusals: Sequence[Refusal]) -> Sequence[Refusal]:
+        """Say of what was sent before, without an answer, that it may have been taken."""
+        since = self._leased.in_doubt_since
+        assert since is not None
+        doubt = (
+            f"; but a request of {utc_text(since)} had no answer: it may have been taken, look "
+            "there first"
+        )
+        return [replace(refusal, reason=refusal.reason + doubt) for refusal in refusals]
 
     def _deliver_request(self, request: Request) -> bool:
         following: Request | None = request
@@ -297,6 +314,7 @@ class EndpointDelivery:
         if ends_doubt or self._position.seq != self._written_seq:
             self._in_doubt_since = None
         self._written_seq = self._position.seq
+        self._kept = self._position.seq, self._position.seqs_ahead
         self._refusals = []
         self._delivered += delivered
         self._failures = moved.failures
@@ -308,6 +326,11 @@ class EndpointDelivery:
         """Write what no request wrote: events that need none, or that were refused before."""
         if self._refusals or self._position.seq != self._written_seq:
             self._write(None)
+
+    def _forget_unwritten(self) -> None:
+        """Go back to what is written: the position must not pass refusals that are not."""
+        self._position = Position(*self._kept)
+        self._refusals = []
 
     def _disable(self, cause: DisableCause, reason: str) -> None:
         self._is_over = True
@@ -345,5 +368,5 @@ class EndpointDelivery:
             webhook=self._number,
             after=seq,
         )
-        self._position = Position(seq)
+        self._position, self._kept = Position(seq), (seq, ())
         return True

@@ -18,6 +18,7 @@ from accounting.identities.realm_queries import find_realm
 from accounting.webhooks.customers import write_customers
 from accounting.webhooks.endpoint import Endpoint, shown_url
 from accounting.webhooks.endpoint_numbers import read_format, unknown_endpoint
+from accounting.webhooks.formats import repeat_seconds
 from accounting.webhooks.formats.options import METERING_TYPES, FormatName
 from accounting.webhooks.signing import new_secret
 
@@ -182,11 +183,18 @@ def enable_endpoint(engine: Engine, number: int) -> str:
 
 
 def replay_events(
-    engine: Engine, number: int, *, after: int | None = None, since: datetime | None = None
+    engine: Engine,
+    number: int,
+    *,
+    after: int | None = None,
+    since: datetime | None = None,
+    again: bool = False,
 ) -> tuple[int, int]:
     """Deliver the events after a number, or since a time, again; also enables the endpoint.
 
-    Returns that number, and that of the last event. Raises UsageError for a number beyond the end.
+    Returns that number, and that of the last event. ``again``: also what an engine may have counted
+    and forgotten, so that it counts that again. Raises UsageError for such events otherwise, and
+    for a number beyond the end.
     """
     with lost_connections(), engine.begin() as connection:
         last_seq: int = connection.execute(_QUERIES.text("last_seq")).scalar_one()
@@ -195,8 +203,23 @@ def replay_events(
         seq = _position(connection, since) if after is None else after
         if seq > last_seq:
             raise UsageError(f"--after {seq}: the feed ends at {last_seq}")
+        if not again:
+            _require_remembered(connection, number, seq)
         _change_row(connection, "replay", number, seq=seq)
     return seq, last_seq
+
+
+def _require_remembered(connection: Connection, number: int, seq: int) -> None:
+    name = FormatName(read_format(connection, number))
+    if (seconds := repeat_seconds(name)) is None:
+        return
+    values = {"number": number, "seq": seq, "seconds": seconds}
+    if last := connection.execute(_QUERIES.text("last_forgotten_event"), values).scalar():
+        raise UsageError(
+            f"webhook {number} got events up to {last} that are older than {seconds / 3600:.0f} "
+            f"hours, after which {name} counts a repeated event again: expected --after {last} or "
+            "later, or --again if it has none of them"
+        )
 
 
 def _change(engine: Engine, query: str, number: int, **values: Any) -> Any:

@@ -17,9 +17,13 @@ from accounting.webhooks.endpoint import Endpoint
 from accounting.webhooks.endpoints import endpoint_of
 from accounting.webhooks.message import Refusal
 from accounting.webhooks.refusals import insert_refusals
+from accounting.webhooks.retries import MAX_RETRY_SECONDS
 
 LEASE_SECONDS: Final = 60.0
 """Longer than a request takes; after a kill another process goes on when it is over."""
+CLOCK_MARGIN_SECONDS: Final = 600.0
+"""So much later than the latest that can be set now: only then the database's clock was set back.
+A smaller step back takes no lease away from a process that delivers."""
 SCANNED_EVENTS: Final = 10_000
 """So many events are looked through at once for those that an endpoint asks for."""
 READ_EVENTS: Final = 500
@@ -91,7 +95,13 @@ def take_due(engine: Engine, limit: int) -> list[LeasedEndpoint]:
     with lost_connections(), engine.begin() as connection:
         rows = connection.execute(
             _QUERIES.text("take_due"),
-            {"limit": limit, "lease": lease, "lease_seconds": LEASE_SECONDS},
+            {
+                "limit": limit,
+                "lease": lease,
+                "lease_seconds": LEASE_SECONDS,
+                "latest_attempt": MAX_RETRY_SECONDS + CLOCK_MARGIN_SECONDS,
+                "latest_lease": LEASE_SECONDS + CLOCK_MARGIN_SECONDS,
+            },
         ).mappings()
         return [
             LeasedEndpoint(

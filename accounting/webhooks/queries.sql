@@ -1,11 +1,18 @@
 -- name: take_due
 -- Takes a lease on the endpoints that have something to do, those first that had none for longest:
--- events after their position, or a feed that is not the one of which they have that position.
+-- events after their position, or a feed that is not the one of which they have that position. A time
+-- later than any that is set now is of a clock that was set back since, and holds back nothing.
 WITH due AS (
     SELECT w.number FROM accounting.webhooks w
     WHERE w.disabled_at IS NULL
-        AND coalesce(w.next_attempt_at <= accounting.database_now(), true)
-        AND coalesce(w.leased_until <= accounting.database_now(), true)
+        AND (
+            w.next_attempt_at > accounting.database_now()
+            AND w.next_attempt_at < accounting.database_now() + make_interval(secs => :latest_attempt)
+        ) IS NOT TRUE
+        AND (
+            w.leased_until > accounting.database_now()
+            AND w.leased_until < accounting.database_now() + make_interval(secs => :latest_lease)
+        ) IS NOT TRUE
         AND (
             w.seq < (SELECT coalesce(max(f.seq), 0) FROM accounting.feed f)
             OR w.history IS DISTINCT FROM reporting.feed_history(w.seq)
@@ -267,6 +274,22 @@ SET seq = :seq, seqs_ahead = '{}', history = reporting.feed_history(:seq), lease
     disabled_at = NULL, disabled_cause = NULL, disabled_reason = NULL,
     failures = 0, failing_since = NULL, last_failure = NULL, next_attempt_at = NULL, in_doubt_since = NULL, version = version + 1
 WHERE number = :number RETURNING number;
+
+-- name: last_forgotten_event
+-- The last event after a number that an engine got and that was recorded so long ago; null if there is
+-- none. Not those that were refused: it has none of them.
+SELECT e.seq FROM accounting.webhooks w
+CROSS JOIN LATERAL (
+    SELECT f.seq FROM accounting.feed f
+    WHERE f.seq > :seq AND f.seq <= w.seq AND accounting.is_wanted(f, w)
+        AND f.created_at < accounting.database_now() - make_interval(secs => :seconds)
+        AND NOT EXISTS (
+            SELECT FROM accounting.webhook_refusals r
+            WHERE r.number = w.number AND r.event_id = f.event_id
+        )
+    ORDER BY f.seq DESC LIMIT 1
+) e
+WHERE w.number = :number;
 
 -- name: list_attempts
 -- The newest requests first: of one endpoint or all, all of them or those that failed.

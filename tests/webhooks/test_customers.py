@@ -158,6 +158,7 @@ def test_one_command_adds_an_engine(books: Books, tmp_path: Path) -> None:
         )  # fmt: skip
         assert (added.code, added.out) == (0, "")
         assert "it bills all usage" in added.error_line
+        assert "it counts again, if that was more than 24 hours ago" in added.error_line
         assert API_KEY not in added.err
         close_november(books)
         number_feed(books.engine)

@@ -11,8 +11,10 @@ import pytest
 
 from accounting.domain.realm_rules import RealmRule
 from accounting.errors import UsageError
+from accounting.feed.number_feed import number_feed
 from accounting.feed.outbox import enqueue_event
 from accounting.identities.realm_queries import add_realm
+from accounting.identities.realm_rules import remove_realm
 from accounting.webhooks.attempts import prune_attempts
 from accounting.webhooks.delivery import deliver
 from accounting.webhooks.endpoints import (
@@ -21,8 +23,11 @@ from accounting.webhooks.endpoints import (
     replay_events,
     rotate_secret,
 )
+from accounting.webhooks.leases import take_due
+from accounting.webhooks.refusals import list_refusals
 from tests.support.books import Books
 from tests.support.feed_events import numbered_events, post_and_number
+from tests.support.metering_events import hour_counted
 from tests.support.servers import wait_until
 from tests.support.webhook_endpoints import (
     add_webhook,
@@ -331,6 +336,67 @@ def test_an_error_of_this_program_is_a_failure_of_that_endpoint_only(
         assert (row["seq"], row["failures"]) == (1, 1)
         assert row["last_failure"] == "an error of this program: KeyError"
         assert row["next_attempt_at"] > row["failing_since"]
+
+
+def test_no_refusal_is_lost_when_it_can_not_be_written(
+    books: Books, receiver: WebhookReceiver
+) -> None:
+    """The position stays before it, as it would be usage that nobody bills and nothing lists."""
+    number, _ = add_webhook(
+        books, receiver, "/refused", format="lago", api_key="key",
+        options={"customer": "{user}"}, from_start=True,
+    )  # fmt: skip
+    receiver.behave("/refused", do="answer", secrets=None)
+    with books.engine.begin() as connection:
+        realm = add_realm(connection, b"example.org", RealmRule())
+        enqueue_event(connection, "usage.counted", realm, hour_counted(1, "alice", 5).payload, "1")
+    number_feed(books.engine)
+    with psycopg.connect(books.url(), autocommit=True) as owner:
+        owner.execute(
+            "ALTER TABLE accounting.webhook_refusals ADD CONSTRAINT no_room CHECK (false)"
+        )
+    assert deliver(books.engine) == 0
+    row = webhook_row(books, number)
+    assert (row["seq"], row["failures"]) == (0, 1)
+    assert row["last_failure"] == "an error of this program: IntegrityError"
+    with psycopg.connect(books.url(), autocommit=True) as owner:
+        owner.execute("ALTER TABLE accounting.webhook_refusals DROP CONSTRAINT no_room")
+    books.set_database_clock(row["next_attempt_at"])
+    deliver(books.engine)
+    assert webhook_row(books, number)["seq"] == 1
+    [refusal] = list_refusals(books.engine, number)
+    assert refusal["seq"] == 1
+
+
+def test_a_database_clock_that_was_set_back_keeps_no_endpoint_waiting(
+    books: Books, receiver: WebhookReceiver
+) -> None:
+    number, _ = add_webhook(books, receiver, "/clock")
+    receiver.behave("/clock", do="answer", status=503, secrets=None)
+    books.set_database_clock(NOON + timedelta(days=10))
+    post_and_number(books, "1")
+    deliver(books.engine)
+    assert webhook_row(books, number)["failures"] == 1
+    receiver.behave("/clock", do="answer", secrets=None)
+    books.set_database_clock(NOON)
+    assert deliver(books.engine) == 1
+    # A smaller step takes no lease away from a process that may be sending.
+    post_and_number(books, "2")
+    [_] = take_due(books.engine, 1)
+    books.set_database_clock(NOON - timedelta(seconds=30))
+    assert deliver(books.engine) == 0
+
+
+def test_a_realm_with_webhooks_of_its_own_is_not_removed(
+    books: Books, receiver: WebhookReceiver
+) -> None:
+    with books.engine.begin() as connection:
+        add_realm(connection, b"example.net", RealmRule())
+    number, _ = add_webhook(books, receiver, "/realm", realm="example.net")
+    with pytest.raises(UsageError, match=f"webhook remove {number}"):
+        remove_realm(books.engine, "example.net")
+    remove_endpoint(books.engine, number)
+    remove_realm(books.engine, "example.net")
 
 
 def test_a_feed_that_was_restored_is_delivered_from_where_it_is_still_the_same(

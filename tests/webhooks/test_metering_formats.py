@@ -261,13 +261,23 @@ def test_a_422_of_lago_that_names_no_event_is_a_failure(body: bytes) -> None:
     assert outcome.failure == f"HTTP 422: {body.decode()}"
 
 
-@pytest.mark.parametrize(("make", "status"), [(lago, 422), (stripe, 400), (stripe, 404)])
-def test_an_answer_that_no_parser_takes_is_a_failure(make: MakeFormat, status: int) -> None:
+@pytest.mark.parametrize(
+    ("make", "status", "body"),
+    [
+        (lago, 422, b"[" * 60_000),
+        (stripe, 400, b"[" * 60_000),
+        (stripe, 404, b"[" * 60_000),
+        (stripe, 400, b'{"error":{"code":[],"message":{}}}'),
+    ],
+)
+def test_an_answer_that_no_parser_takes_is_a_failure(
+    make: MakeFormat, status: int, body: bytes
+) -> None:
     event = hour_counted(1, "alice", 5)
     format_ = make("http://127.0.0.1:1", billed_to([event], alice="cus_a"))
     [request] = format_.requests([event], NOW)
     assert isinstance(request, Request)
-    outcome = format_.outcome(request, Response(status=status, body=b"[" * 60_000))
+    outcome = format_.outcome(request, Response(status=status, body=body))
     assert (outcome.taken, outcome.failure is None) == (0, False)
 
 

@@ -8,7 +8,7 @@ import pytest
 from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_period, close_periods
 from accounting.domain.periods import LATE_USAGE_AUTHOR
-from accounting.errors import ConnectionLost
+from accounting.errors import ConnectionLost, UsageError
 from accounting.feed.number_feed import number_feed
 from accounting.webhooks.delivery import deliver
 from accounting.webhooks.endpoints import (
@@ -213,6 +213,56 @@ def test_a_refused_event_is_sent_by_a_replay_and_is_no_refusal_any_more(books: B
             ("bob", "2026-11"): 1100,
             ("carol", "2026-11"): 30,
         }
+
+
+def test_a_replay_does_not_let_an_engine_count_again_what_it_has_forgotten(books: Books) -> None:
+    with StripeServer(NOON) as server:
+        number = add_engine(books, server, FormatName.STRIPE)
+        receive_november(books)
+        books.advance_clock(2 * DAY)
+        books.run_jobs()
+        number_events(books)
+        server.now = NOON + timedelta(days=2)
+        assert deliver(books.engine) == 2
+        (row,) = list_endpoints(books.engine)
+        sums = server.sums()
+        replay_events(books.engine, number, after=0)  # Stripe still drops them
+        assert deliver(books.engine) == 2
+        books.set_database_clock(NOON + timedelta(days=3, seconds=1))
+        server.now = NOON + timedelta(days=3, seconds=1)
+        with pytest.raises(UsageError, match=f"--after {row['seq']} or later, or --again"):
+            replay_events(books.engine, number, after=0)
+        replay_events(books.engine, number, after=row["seq"])
+        assert deliver(books.engine) == 0
+        assert server.sums() == sums
+        replay_events(books.engine, number, after=0, again=True)
+        assert deliver(books.engine) == 2
+        assert server.sums() == {key: 2 * value for key, value in sums.items()}
+
+
+def test_a_refusal_says_that_the_engine_may_have_taken_the_event(books: Books) -> None:
+    """Its answer was lost, and when it could be sent again the invoice was final."""
+    with StripeServer(NOON) as server:
+        number = add_engine(books, server, FormatName.STRIPE)
+        for user, allocation in (("alice", 1), ("bob", 2)):
+            last = FakeAllocation(books, user=user, allocation=allocation)
+            last.new(NOVEMBER_END_SECONDS - 1000)
+            last.close(NOVEMBER_END_SECONDS - 900, (1, 100, 2, 200), (0, 0, 0, 0))
+        ends_at = books.start + timedelta(seconds=NOVEMBER_END_SECONDS)
+        books.advance_clock(NOVEMBER_END_SECONDS + 61)
+        books.run_jobs()
+        number_events(books)
+        server.now = ends_at + timedelta(seconds=61)
+        server.lost_answers = 1
+        assert deliver(books.engine) == 0
+        [(_, counted)] = server.sums().items()
+        assert counted == 300
+        close_periods(books.engine)
+        books.set_database_clock(ends_at + timedelta(hours=2))
+        deliver(books.engine)
+        second, first = (row["reason"] for row in list_refusals(books.engine, number))
+        assert "but a request of 2026-12-01 00:01 UTC had no answer: it may have been" in first
+        assert "no answer" not in second
 
 
 def test_an_engine_counts_from_its_own_beginning_on(books: Books) -> None:

@@ -24,6 +24,15 @@ _PATHS: Final = {
     FormatName.LAGO: lago.PATH,
     FormatName.STRIPE: stripe.PATH,
 }
+_REPEAT_SECONDS: Final = {
+    FormatName.OPENMETER: openmeter.REPEAT_SECONDS,
+    FormatName.STRIPE: stripe.REPEAT_SECONDS,
+}
+
+
+def repeat_seconds(name: FormatName) -> float | None:
+    """How long a receiver recognizes a repeated event; None as for Format.repeat_seconds."""
+    return _REPEAT_SECONDS.get(name)
 
 
 def make_format(

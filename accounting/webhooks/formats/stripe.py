@@ -119,7 +119,7 @@ class StripeFormat:
         if response.status not in (400, 404):
             return plain_outcome(request, response)
         error = _error(response.body)
-        message, code = str(error.get("message") or ""), error.get("code")
+        message, code = str(error.get("message") or ""), str(error.get("code"))
         if code == "duplicate_meter_event" or any(words in message for words in _DUPLICATES):
             return Outcome(taken=1)
         if code in _REFUSED_CODES or message.startswith(_NO_CUSTOMER):
