@@ -18,15 +18,14 @@ from typing import Final
 
 import pytest
 
-from tests.support.books import WRITER, Books
+from tests.support.books import Books, install_settable_clock
 from tests.support.command import environment, turn_accounting
-from tests.support.servers import ADDRESS, free_port, wait_until
+from tests.support.page_commands import ROOT, command_blocks
+from tests.support.postgres_programs import programs_directory
+from tests.support.servers import ADDRESS, PostgresServer, free_port, wait_until
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-PAGE: Final = (ROOT / "docs/billing.md").read_text()
-BLOCKS: Final = dict(
-    re.findall(r"^<!-- walk: (\w+) -->\n```sh\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-)
+DATABASE: Final = "practice"
+BLOCKS: Final = command_blocks("docs/billing.md")
 NOW: Final = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SHELL_SYNTAX: Final = re.compile(r"[|>&]|=\$\(")
 
@@ -34,14 +33,19 @@ SHELL_SYNTAX: Final = re.compile(r"[|>&]|=\$\(")
 class Walk:
     """Runs the lines of the page in order, in one directory. Variables are kept, as in a shell."""
 
-    def __init__(self, books: Books, directory: Path) -> None:
-        self._books = books
-        self._settings = {"database_url": books.url(WRITER), "log_level": "error"}
+    def __init__(self, server: PostgresServer, directory: Path) -> None:
+        self._settings = {"log_level": "error"}
         self._variables = dict[str, str]()
         self._directory = directory
         self._port = str(free_port())
-        self._programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        programs = [Path(sys.executable).parent, programs_directory(), os.environ["PATH"]]
+        self._programs = os.pathsep.join(map(str, programs))
         self._background = list[subprocess.Popen[bytes]]()
+        _, *commands = BLOCKS["install"].splitlines()  # this environment is what pip would install
+        for command in commands:
+            self._run(command)
+        install_settable_clock(server, DATABASE)
+        self.books = Books(server, DATABASE, directory)
 
     def run_block(self, name: str) -> list[str]:
         """Run the lines of a block; returns what each prints.
@@ -52,23 +56,28 @@ class Walk:
         printed = list[str]()
         for line in BLOCKS[name].splitlines():
             if "webhook" in line:
-                self._books.set_database_clock(ahead=timedelta())
+                self.books.set_database_clock(ahead=timedelta())
             else:
-                self._books.set_database_clock(NOW)
+                self.books.set_database_clock(NOW)
             printed.append(self._run(line.replace("9080", self._port)))
         return printed
 
     def stop(self) -> None:
-        """End what runs in the background."""
+        """End what runs in the background, and drop the database."""
         for process in self._background:
             process.kill()
             process.wait()
+        self.books.close()
+        self._shell(f"dropdb {DATABASE}")
 
     def _run(self, line: str) -> str:
         if assigned := re.match(r"(\w+)=\$\(", line):
             name = assigned[1]
             self._variables[name] = self._shell(f'{line}\nprintf %s "${name}"')
             return self._variables[name]
+        if exported := re.fullmatch(r"export ACCOUNTING_(\w+)=(\S+)", line):
+            self._settings[exported[1].lower()] = exported[2]
+            return ""
         if line.endswith(" &"):
             self._start(line.removesuffix(" &"))
             return ""
@@ -114,25 +123,20 @@ class Walk:
 
 
 @pytest.fixture
-def walk(books: Books, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Walk]:
+def walk(
+    postgres_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Walk]:
     monkeypatch.chdir(tmp_path)
+    for name, value in postgres_server.login().items():
+        monkeypatch.setenv(name, value)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    walk = Walk(books, tmp_path)
+    walk = Walk(postgres_server, tmp_path)
     yield walk
     walk.stop()
 
 
-def test_the_walk_goes_from_an_empty_machine_to_an_invoice_an_alert_and_a_meter(
-    books: Books, walk: Walk
-) -> None:
-    # The test's installation and database stand for these.
-    *installing, upgrade = BLOCKS["install"].splitlines()
-    assert installing == [
-        "pip install '.[webhooks]'",
-        "createdb accounting",
-        "export ACCOUNTING_DATABASE_URL=postgresql:///accounting",
-    ]
-    assert upgrade == "turn-accounting db upgrade"
+def test_the_walk_goes_from_an_empty_machine_to_an_invoice_an_alert_and_a_meter(walk: Walk) -> None:
+    books = walk.books
     _, listed, month, statement = walk.run_block("books")
     assert month == "2026-10-01"
     assert re.findall("closed|open", listed) == ["closed", "closed", "open"]
@@ -148,7 +152,7 @@ def test_the_walk_goes_from_an_empty_machine_to_an_invoice_an_alert_and_a_meter(
     walk.run_block("files")
     assert len(list(Path("exports").iterdir())) == 4
     follow_the_alert(walk)
-    follow_the_meter(books, walk)
+    follow_the_meter(walk)
 
 
 def follow_the_alert(walk: Walk) -> None:
@@ -158,7 +162,8 @@ def follow_the_alert(walk: Walk) -> None:
     assert all(event["usage"] >= 40_000_000 for event in reached)
 
 
-def follow_the_meter(books: Books, walk: Walk) -> None:
+def follow_the_meter(walk: Walk) -> None:
+    books = walk.books
     *_, count, listed = walk.run_block("meter")
     with Path("received.jsonl").open() as lines:
         events = [json.loads(line) for line in lines if "transaction_id" in line]

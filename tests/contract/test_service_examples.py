@@ -17,8 +17,9 @@ from accounting.cli.run import DEMO_MARKER
 from accounting.embedded import run_postgres
 from tests.support.books import WRITER, Books
 from tests.support.command import environment, turn_accounting
+from tests.support.page_commands import command_blocks
 from tests.support.servers import ValkeyServer, free_port, wait_until
-from tests.support.service import ROOT, SERVICE, SHORT_SERVICE, Service
+from tests.support.service import SERVICE, SHORT_SERVICE, Service
 
 
 @pytest.fixture
@@ -103,8 +104,7 @@ def follow_the_readme(directory: Path) -> None:
 
     Only the port is another one: 8400 may be taken here.
     """
-    block = (ROOT / "README.md").read_text().split("<!-- five minutes -->\n```sh\n")[1]
-    demo, *lines, up = block.split("\n```")[0].splitlines()
+    demo, *lines, up = command_blocks("README.md")["five minutes"].splitlines()
     assert demo.split("#")[0].strip() == "make demo"
     command, address = up.split("#")
     assert command.strip() == "turn-accounting up"

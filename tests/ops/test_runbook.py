@@ -1,7 +1,6 @@
 """docs/restore.md: run as it is written there."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,27 +18,21 @@ from tests.support.billing_scenarios import (
 )
 from tests.support.books import READER, TEMPLATE, Books, make_template
 from tests.support.command import turn_accounting
+from tests.support.page_commands import command_blocks
 from tests.support.postgres_programs import programs_directory
 from tests.support.servers import PostgresServer, ValkeyServer, wait_until
-from tests.support.service import ROOT, Service, environment
+from tests.support.service import Service, environment
 from tests.support.turn_traffic import NumberPublisher, hourly_received_bytes, loaded_numbers
 
-PAGE: Final = (ROOT / "docs/restore.md").read_text()
+BLOCKS: Final = command_blocks("docs/restore.md")
 DATABASE: Final = "accounting"
-
-
-def steps(marker: str) -> str:
-    """The shell commands under a marker of the page."""
-    match = re.search(rf"<!-- {marker} -->\n```sh\n(.*?)```", PAGE, re.DOTALL)
-    assert match, marker
-    return match[1]
 
 
 def run(marker: str, directory: Path, settings: dict[str, str]) -> str:
     """Run a step of the page as an operator would, with the commands on the path."""
     path = f"{Path(sys.executable).parent}:{programs_directory()}:{os.environ['PATH']}"
     result = subprocess.run(
-        ["sh", "-eu", "-c", steps(marker)],
+        ["sh", "-eu", "-c", BLOCKS[marker]],
         cwd=directory,
         env={**environment(directory / "operator", settings), "PATH": path},
         capture_output=True,

