@@ -174,6 +174,12 @@ def count_wrong_reports(connection: Connection) -> list[ReportCounts]:
     return [ReportCounts._make(row) for row in rows]
 
 
+def count_wrong_rejections(connection: Connection) -> list[tuple[str, int, int]]:
+    """(source, counted by hour, counted in all) where a source's rejected messages differ."""
+    rows = connection.execute(_QUERIES.text("wrong_rejected_counts"))
+    return [(source, int(by_hour), int(in_all)) for source, by_hour, in_all in rows]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineComparison:
     """A user's numbers in a closed period; None where that side has none."""

@@ -18,7 +18,8 @@ from accounting.domain.calendar import from_micros, to_micros
 WHAT: Final = "usage.counted"
 """The name of these differences."""
 Span = tuple[datetime, datetime]
-_ALWAYS: Final = (datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))
+ALWAYS: Final = (datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))
+"""A span that contains all times of the books."""
 _QUERIES: Final = Queries("accounting.audit")
 
 
@@ -26,7 +27,7 @@ def open_spans(
     connection: Connection, realm_id: int, bounds: tuple[int, int] | None = None
 ) -> list[Span]:
     """From when to when a realm has no closed period, within ``bounds``, in microseconds."""
-    since, until = _ALWAYS if bounds is None else (from_micros(bounds[0]), from_micros(bounds[1]))
+    since, until = ALWAYS if bounds is None else (from_micros(bounds[0]), from_micros(bounds[1]))
     spans: list[Span] = []
     for row in realm_periods(connection, realm_id):
         if row.closed_at is not None:

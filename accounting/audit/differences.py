@@ -19,10 +19,11 @@ _DAY: Final = 86_400_000_000
 class Difference:
     """One difference, as ``verify --json`` prints it.
 
-    ``what``: one of DERIVED_TABLES, or `reports`, `buckets`, `periods`, `statements`,
-    `adjustments`, `limit_states`, `usage.counted`. ``kind``: `missing` from the stored books,
-    `unfounded` by the reports, or `differs` in ``column``. ``period``: the first day of the billing
-    period that it lies in.
+    ``what``: one of DERIVED_TABLES, or `reports`, `rejected_messages`, `buckets`, `periods`,
+    `statements`, `adjustments`, `limit_states`, `realm_peak_slices`, `server_load`,
+    `fold_watermarks`, `users`, `usernames`, `usage.counted`, `session.ended`. ``kind``: `missing`
+    from the stored books, `unfounded` by the reports, or `differs` in ``column``. ``period``: the
+    first day of the billing period that it lies in; None for what is of no time.
     """
 
     realm: str
@@ -79,6 +80,10 @@ class DifferenceFactory:
                     recomputed=str(recomputed[column]),
                     **keys,
                 )
+
+    def timeless(self, realm_id: int, **fields: Any) -> Difference:
+        """A difference in what has no time."""
+        return Difference(realm=self._names[realm_id], period=None, **fields)
 
     def difference(self, realm_id: int, starts_at: int, **fields: Any) -> Difference:
         """A difference in what starts at that time, in microseconds."""

@@ -118,6 +118,7 @@ CREATE TEMP TABLE recomputed_server_usage_hourly (LIKE accounting.server_usage_h
     ON COMMIT DROP;
 CREATE TEMP TABLE recomputed_dimension_peaks_hourly (LIKE accounting.dimension_peaks_hourly)
     ON COMMIT DROP;
+CREATE TEMP TABLE recomputed_server_load (LIKE accounting.server_load) ON COMMIT DROP;
 CREATE TEMP TABLE recomputed_period_usage (LIKE accounting.session_usage) ON COMMIT DROP;
 CREATE TEMP TABLE recomputed_buckets (LIKE accounting.buckets) ON COMMIT DROP;
 CREATE TEMP TABLE recomputed_hours (
@@ -290,6 +291,211 @@ SELECT realm_id, starts_at, dimension, name, max(active) FROM (
 GROUP BY realm_id, starts_at, dimension, name
 HAVING max(active) > 0;
 
+-- name: recompute_server_load
+-- Recomputes the open sessions of realms at their servers.
+INSERT INTO recomputed_server_load (realm_id, server, live_sessions)
+SELECT realm_id, accounting.server_host(server_address), count(*)
+FROM recomputed_sessions WHERE confirmed AND ended_at IS NULL
+GROUP BY 1, 2;
+
+-- name: compare_server_load
+-- Finds the servers with another number of open sessions of a realm than was recomputed.
+SELECT server, l.live_sessions AS stored, r.live_sessions AS recomputed
+FROM (SELECT * FROM accounting.server_load WHERE realm_id = :realm_id) l
+FULL JOIN (SELECT * FROM recomputed_server_load WHERE realm_id = :realm_id) r USING (server)
+WHERE l.live_sessions IS DISTINCT FROM r.live_sessions
+ORDER BY server;
+
+-- name: compare_peak_slices
+-- Finds the slices of a realm's hours in which the open sessions grow by something else than the
+-- recomputed ones, and the hours of which the slices have another peak. slice_at: null for a peak.
+-- Hours without slices are counted from the sessions when they change.
+WITH hours AS MATERIALIZED (
+    SELECT DISTINCT h.realm_id, s.starts_at, b.ends_at
+    FROM accounting.realm_peak_slices s
+    JOIN accounting.buckets b
+        ON b.realm_id = s.realm_id AND b.level = 'hour' AND b.starts_at = s.starts_at
+    CROSS JOIN (SELECT CAST(:realm_id AS integer) AS realm_id) h
+    WHERE s.realm_id = h.realm_id
+        AND s.starts_at >= CAST(:since AS timestamptz) AND s.starts_at < CAST(:until AS timestamptz)
+), quarters AS (  -- for a hash join: times to hours would be compared one by one
+    SELECT h.*, generate_series(
+        date_bin('15 minutes', starts_at, 'epoch'), ends_at, interval '15 minutes'
+    ) AS quarter
+    FROM hours h
+), steps AS (
+    SELECT h.starts_at, '-infinity' AS slice_at, e.server_address, e.transport, 1 AS step
+    FROM hours h
+    JOIN recomputed_session_usage u
+        ON u.realm_id = h.realm_id AND u.starts_at = h.starts_at
+            AND NOT u.started AND u.confirmed AND u.active_to > u.active_from
+    JOIN recomputed_sessions e USING (session_id, user_key)
+    UNION ALL
+    SELECT h.starts_at, greatest(
+            h.starts_at, date_bin(make_interval(secs => :slice_seconds), c.at, 'epoch')
+        ), e.server_address, e.transport, c.step
+    FROM recomputed_sessions e
+    CROSS JOIN LATERAL (VALUES (e.started_at, 1), (e.ended_at, -1)) AS c (at, step)
+    JOIN quarters h ON h.quarter = date_bin('15 minutes', c.at, 'epoch')
+        AND c.at >= h.starts_at AND c.at < h.ends_at
+    WHERE e.realm_id = h.realm_id AND e.confirmed
+        AND (e.ended_at IS NULL OR e.ended_at > e.started_at)
+        AND (c.step > 0 OR c.at > h.starts_at)
+), recomputed AS (
+    SELECT starts_at, slice_at, d.dimension, d.name, sum(step) AS number
+    FROM steps
+    CROSS JOIN LATERAL (
+        VALUES ('realm', ''), ('server', accounting.server_host(server_address)),
+            ('transport', coalesce(transport, ''))
+    ) AS d (dimension, name)
+    GROUP BY starts_at, slice_at, d.dimension, d.name
+    UNION ALL
+    SELECT starts_at, NULL, 'realm', '', peak_sessions
+    FROM recomputed_realm_usage_hourly JOIN hours USING (realm_id, starts_at)
+    UNION ALL
+    SELECT starts_at, NULL, dimension, name, peak_sessions
+    FROM recomputed_dimension_peaks_hourly JOIN hours USING (realm_id, starts_at)
+), stored AS (
+    SELECT starts_at, slice_at, dimension, name, session_delta AS number
+    FROM accounting.realm_peak_slices JOIN hours USING (realm_id, starts_at)
+    UNION ALL
+    SELECT starts_at, NULL, dimension, name, max(before + session_peak)
+    FROM (
+        SELECT starts_at, dimension, name, session_peak, sum(session_delta) OVER (
+            PARTITION BY starts_at, dimension, name ORDER BY slice_at
+        ) - session_delta AS before
+        FROM accounting.realm_peak_slices JOIN hours USING (realm_id, starts_at)
+    ) c
+    GROUP BY starts_at, dimension, name
+)
+SELECT starts_at, CAST(slice_at AS text) AS slice_at, dimension, name,
+    coalesce(sum(number) FILTER (WHERE is_stored), 0) AS stored,
+    coalesce(sum(number) FILTER (WHERE NOT is_stored), 0) AS recomputed
+FROM (SELECT *, true AS is_stored FROM stored UNION ALL SELECT *, false FROM recomputed) n
+GROUP BY starts_at, n.slice_at, dimension, name
+HAVING sum(CASE WHEN is_stored THEN number ELSE -number END) <> 0
+ORDER BY starts_at, n.slice_at, dimension, name;
+
+-- name: compare_last_hour
+-- Whether the roll-up knows a realm's last hour with usage; otherwise it would not be folded.
+SELECT CAST(f.last_hour_ends_at AS text) AS stored, h.ends_at AS recomputed
+FROM (SELECT max(ends_at) AS ends_at FROM recomputed_hours WHERE realm_id = :realm_id) h
+LEFT JOIN accounting.fold_watermarks f ON f.realm_id = :realm_id
+WHERE (f.last_hour_ends_at >= h.ends_at) IS NOT TRUE AND h.ends_at IS NOT NULL;
+
+-- name: set_last_hour
+-- Sets the end of a realm's last hour with usage.
+UPDATE accounting.fold_watermarks f SET last_hour_ends_at = h.ends_at
+FROM (SELECT max(ends_at) AS ends_at FROM recomputed_hours WHERE realm_id = :realm_id) h
+WHERE f.realm_id = :realm_id AND f.last_hour_ends_at < h.ends_at;
+
+-- name: find_missing_users
+-- Finds users with usage or a statement that have no row with their name.
+SELECT user_key FROM recomputed_user_usage_monthly WHERE realm_id = :realm_id
+UNION
+SELECT user_key FROM accounting.statements WHERE realm_id = :realm_id
+EXCEPT
+SELECT user_key FROM accounting.users WHERE realm_id = :realm_id
+ORDER BY user_key;
+
+-- name: read_user_names
+-- Reads the names of a realm's users. is_erased: the name may be empty. radacct_suffix: what it should
+-- be, if it is something else.
+SELECT u.user_key, u.user_id, u.radacct_suffix AS stored_suffix, s.radacct_suffix,
+    e.user_key IS NOT NULL AS is_erased
+FROM accounting.users u
+JOIN accounting.realms r USING (realm_id)
+CROSS JOIN LATERAL accounting.radacct_suffix(u.user_id, r.realm, r.named_in_radacct)
+    AS s (radacct_suffix)
+LEFT JOIN (SELECT DISTINCT user_key FROM accounting.erasures) e USING (user_key)
+WHERE u.realm_id = :realm_id;
+
+-- name: read_usernames
+-- Reads the usernames of a realm's users.
+SELECT n.user_key, n.username_key, n.username, e.user_key IS NOT NULL AS is_erased
+FROM accounting.usernames n
+JOIN accounting.users u USING (user_key)
+LEFT JOIN (SELECT DISTINCT user_key FROM accounting.erasures) e USING (user_key)
+WHERE u.realm_id = :realm_id;
+
+-- name: usernames_of_users
+-- Reads the usernames of some users.
+SELECT user_key, username FROM accounting.usernames WHERE user_key = ANY (CAST(:user_keys AS uuid[]));
+
+-- name: restore_users
+-- Stores names of users of a realm.
+INSERT INTO accounting.users AS u (user_key, realm_id, user_id)
+SELECT user_key, CAST(:realm_id AS integer), user_id
+FROM unnest(CAST(:user_keys AS uuid[]), CAST(:user_ids AS text[])) AS n (user_key, user_id)
+ON CONFLICT (user_key) DO UPDATE SET user_id = excluded.user_id, realm_id = excluded.realm_id;
+
+-- name: restore_radacct_suffixes
+-- Gives the users of a realm the names in radacct that follow from theirs.
+UPDATE accounting.users u
+SET radacct_suffix = accounting.radacct_suffix(u.user_id, r.realm, r.named_in_radacct)
+FROM accounting.realms r
+WHERE r.realm_id = u.realm_id AND u.realm_id = :realm_id AND u.radacct_suffix
+    <> accounting.radacct_suffix(u.user_id, r.realm, r.named_in_radacct);
+
+-- name: unannounced_ends
+-- Reads the recomputed sessions of which the feed has no event that says how they ended.
+SELECT
+    s.source_id, s.database, s.username_key, s.allocation_id, s.session_id, s.user_key,
+    s.realm_id, s.started_at, s.last_seen_at, s.expires_at, s.start_known, s.lifetime_known,
+    s.ended_at, s.end_cause, s.phase, s.confirmed, s.transport, s.client_address, s.server_address,
+    s.received_packets, s.received_bytes, s.sent_packets, s.sent_bytes, s.peer_received_packets,
+    s.peer_received_bytes, s.peer_sent_packets, s.peer_sent_bytes, s.new_count, s.deleted_count,
+    s.client_total_count, s.peer_total_count, s.client_total, s.peer_total,
+    s.estimated, s.disputed
+FROM recomputed_sessions s
+WHERE s.realm_id = ANY (CAST(:realms AS integer[])) AND s.confirmed AND s.ended_at IS NOT NULL
+    AND NOT EXISTS (
+        SELECT FROM accounting.feed f
+        WHERE f.type = 'session.ended' AND f.session_id = s.session_id AND f.user_key = s.user_key
+            AND f.ended_at = s.ended_at AND f.end_cause = s.end_cause
+            AND f.total_reported = (s.client_total_count > 0)
+            AND f.estimated = s.estimated AND f.disputed = s.disputed
+            AND f.received_packets = s.received_packets AND f.received_bytes = s.received_bytes
+            AND f.sent_packets = s.sent_packets AND f.sent_bytes = s.sent_bytes
+            AND f.peer_received_packets = s.peer_received_packets
+            AND f.peer_received_bytes = s.peer_received_bytes
+            AND f.peer_sent_packets = s.peer_sent_packets
+            AND f.peer_sent_bytes = s.peer_sent_bytes
+    )
+    AND NOT EXISTS (
+        SELECT FROM accounting.feed_outbox f
+        WHERE f.type = 'session.ended' AND f.session_id = s.session_id AND f.user_key = s.user_key
+            AND f.ended_at = s.ended_at AND f.end_cause = s.end_cause
+            AND f.total_reported = (s.client_total_count > 0)
+            AND f.estimated = s.estimated AND f.disputed = s.disputed
+            AND f.received_packets = s.received_packets AND f.received_bytes = s.received_bytes
+            AND f.sent_packets = s.sent_packets AND f.sent_bytes = s.sent_bytes
+            AND f.peer_received_packets = s.peer_received_packets
+            AND f.peer_received_bytes = s.peer_received_bytes
+            AND f.peer_sent_packets = s.peer_sent_packets
+            AND f.peer_sent_bytes = s.peer_sent_bytes
+    )
+ORDER BY s.started_at, s.session_id;
+
+-- name: drop_wrong_ends
+-- Deletes events from the outbox, not numbered yet, of sessions that end otherwise.
+DELETE FROM accounting.feed_outbox
+WHERE type = 'session.ended' AND session_id = ANY (CAST(:session_ids AS uuid[]));
+
+-- name: wrong_rejected_counts
+-- Finds the sources of which the hours have another number of rejected messages than were counted.
+SELECT s.source, coalesce(h.messages, 0) AS stored, coalesce(c.total, 0) AS counted
+FROM accounting.sources s
+LEFT JOIN (
+    SELECT source_id, sum(total) AS total FROM accounting.message_counts
+    WHERE outcome = 'rejected' GROUP BY source_id
+) c USING (source_id)
+LEFT JOIN (
+    SELECT source_id, sum(messages) AS messages FROM accounting.rejected_counts GROUP BY source_id
+) h USING (source_id)
+WHERE coalesce(h.messages, 0) <> coalesce(c.total, 0)
+ORDER BY s.source;
+
 -- name: count_wrong_reports
 -- Finds the sources that have fewer reports than were loaded and neither dropped nor pruned, several
 -- at one position, or one that was received earlier than a report before it.
@@ -426,13 +632,9 @@ WHERE p.closed_at IS NOT NULL;
 DELETE FROM accounting.server_load WHERE realm_id = :realm_id;
 
 -- name: insert_server_load
--- Counts the open sessions at the servers of a realm from their hours.
+-- Stores the recomputed open sessions of a realm at its servers.
 INSERT INTO accounting.server_load (realm_id, server, live_sessions)
-SELECT realm_id, server, sum(sessions_started - sessions_ended)
-FROM accounting.server_usage_hourly
-WHERE realm_id = :realm_id
-GROUP BY realm_id, server
-HAVING sum(sessions_started - sessions_ended) <> 0;
+SELECT realm_id, server, live_sessions FROM recomputed_server_load WHERE realm_id = :realm_id;
 
 -- name: last_recomputed_hour
 -- The end of the last hour of a realm that is recomputed, or in the feed.

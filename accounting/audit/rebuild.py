@@ -11,9 +11,16 @@ from itertools import chain
 
 from sqlalchemy import Connection, Engine
 
-from accounting.audit import comparison, counted_check, evidence_queries, rebuild_queries
+from accounting.audit import (
+    comparison,
+    counted_check,
+    ended_check,
+    evidence_queries,
+    rebuild_queries,
+)
 from accounting.audit.differences import Difference, DifferenceFactory
 from accounting.audit.limit_check import check_limits
+from accounting.audit.name_check import RealmNames
 from accounting.audit.recompute_books import RECOMPUTING, recompute_books
 from accounting.audit.snapshot import quiesced_snapshot
 from accounting.audit.verify import VerifyResult, compare_tables
@@ -85,6 +92,7 @@ def rebuild(
             factory = DifferenceFactory(names, rules)
             for difference in chain(
                 compare_tables(connection, factory, realm_id, progress=progress),
+                ended_check.check_ends(connection, factory, [realm_id]),
                 check_limits(connection, factory, realm_id),
             ):
                 differences += 1
@@ -129,6 +137,8 @@ def _replace(
         ],
     )
     _insert_missing_buckets(connection, realm_id)
+    ended_check.announce_ends(connection, realm_id)
+    RealmNames(connection, realm_id).restore(rules[realm_id])
     rebuild_queries.record_rebuild(connection, realm_id, reason, replaced)
 
 

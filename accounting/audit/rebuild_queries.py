@@ -77,7 +77,7 @@ def replace_realm(connection: Connection, realm_id: int) -> int:
         replaced += connection.execute(
             query.on_conflict_do_update(index_elements=keys, set_=values)
         ).rowcount
-    for name in ("delete_server_load", "insert_server_load"):
+    for name in ("delete_server_load", "insert_server_load", "set_last_hour"):
         connection.execute(_QUERIES.text(name), {"realm_id": realm_id})
     sources = [source.source_id for source in source_queries.all_sources(connection)]
     watermark_queries.open_sessions_changed(connection, sources)

@@ -153,6 +153,7 @@ def recompute_usage(connection: Connection, rules: Mapping[int, RealmRules]) -> 
     connection.execute(_QUERIES.text("recompute_realm_hours"))
     connection.execute(_QUERIES.text("recompute_server_hours"))
     connection.execute(_QUERIES.text("recompute_dimension_peaks"))
+    connection.execute(_QUERIES.text("recompute_server_load"))
     for statement, table, bucket_starts_at in _BUCKET_STATEMENTS:
         connection.execute(
             _QUERIES.text(statement, buckets=table, bucket_starts_at=bucket_starts_at)

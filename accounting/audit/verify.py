@@ -11,14 +11,22 @@ from itertools import chain
 
 from sqlalchemy import Connection, Engine
 
-from accounting.audit import comparison, counted_check, evidence_queries, proof_records
+from accounting.audit import (
+    comparison,
+    counted_check,
+    ended_check,
+    evidence_queries,
+    proof_records,
+)
 from accounting.audit.comparison import DERIVED_TABLES
 from accounting.audit.differences import Difference, DifferenceFactory
 from accounting.audit.evidence_queries import source_names
 from accounting.audit.finalized_queries import FinalizedMismatch
 from accounting.audit.limit_check import check_limits
+from accounting.audit.name_check import RealmNames
 from accounting.audit.recompute_books import RECOMPUTING, recompute_books
 from accounting.audit.snapshot import quiesced_snapshot
+from accounting.audit.standing_check import check_standing
 from accounting.audit.statement_check import (
     PartlyDroppedPeriod,
     check_statement,
@@ -97,6 +105,7 @@ def verify(
         for difference in chain(
             wrong_reports(connection) if realm is None and period is None else (),
             _table_differences(connection, differences, realm_ids, period, progress),
+            ended_check.check_ends(connection, differences, realm_ids, period),
             finalized_differences(differences, recomputed.mismatches),
             _set_aside_differences(
                 differences,
@@ -166,7 +175,10 @@ def _check_period(
 
 
 def wrong_reports(connection: Connection) -> Iterator[Difference]:
-    """The sources with fewer reports than were loaded, or with some twice or out of order."""
+    """The sources with fewer reports than were loaded, or some twice or out of order.
+
+    And those whose rejected messages are not as many as were counted.
+    """
     for counts in comparison.count_wrong_reports(connection):
         for kind, column, booked, expected in (
             ("missing", f"count of source {counts.source}", counts.stored, counts.loaded),
@@ -183,6 +195,16 @@ def wrong_reports(connection: Connection) -> Iterator[Difference]:
                     booked=str(booked),
                     recomputed=str(expected),
                 )
+    for source, stored, rejected in comparison.count_wrong_rejections(connection):
+        yield Difference(
+            realm="",
+            period=None,
+            what="rejected_messages",
+            kind="differs",
+            column=f"count of source {source}",
+            booked=str(stored),
+            recomputed=str(rejected),
+        )
 
 
 def _set_aside_differences(
@@ -247,7 +269,10 @@ def compare_tables(
     *,
     progress: Progress = no_progress,
 ) -> Iterator[Difference]:
-    """Compare a realm's derived tables, buckets and hours in the feed with the recomputed ones."""
+    """Compare a realm's derived tables with the recomputed ones.
+
+    And its buckets, its names, what the roll-up keeps, and what the feed has of it.
+    """
     for number, table in enumerate(DERIVED_TABLES):
         progress(
             number,
@@ -260,7 +285,10 @@ def compare_tables(
         assert difference.starts_at is not None
         if bounds is None or bounds[0] <= to_micros(difference.starts_at) < bounds[1]:
             yield difference
+    yield from check_standing(connection, differences, realm_id, bounds)
     yield from counted_check.check_open_hours(connection, differences, realm_id, bounds)
+    if bounds is None:
+        yield from RealmNames(connection, realm_id).check(differences)
 
 
 def _bucket_differences(

@@ -54,3 +54,8 @@ def pseudonym(identity_key: bytes, realm: bytes, name: bytes) -> bytes:
 def user_key(identity_key: bytes, realm: bytes, user: bytes) -> bytes:
     """The key that identifies a user in sessions, usage and statements."""
     return pseudonym(identity_key, realm, b"user\0" + user)
+
+
+def username_key(identity_key: bytes, realm: bytes, username: bytes) -> bytes:
+    """The key of a username; never that of a user, even if the username is the user's id."""
+    return pseudonym(identity_key, realm, b"username\0" + username)

@@ -17,7 +17,7 @@ from accounting.db.queries import Queries
 from accounting.db.schema import installation
 from accounting.domain.calendar import TIME_MAX, TIME_MIN
 from accounting.domain.coturn_messages import MessageRejected, parse_channel_prefix
-from accounting.domain.identity import billed_user, pseudonym, user_key
+from accounting.domain.identity import billed_user, user_key, username_key
 from accounting.domain.realm_rules import RealmRule, RealmRules
 from accounting.domain.text_escaping import escape
 from accounting.identities import erasure_queries, realm_queries, user_queries
@@ -170,8 +170,7 @@ class IdentityResolver:
 
     def username_key(self, realm: bytes, username: bytes) -> tuple[int, bytes]:
         """The realm_id and the username_key of a name in a known realm, which is not stored."""
-        # The prefix keeps the key distinct from a user key, even if the username is the user id.
-        return self._realms[realm], pseudonym(self._key, realm, b"username\0" + username)
+        return self._realms[realm], username_key(self._key, realm, username)
 
     def is_erased(self, identity: bytes, received_at: int) -> bool:
         """Whether a packed identity is of a user that was erased after that time."""

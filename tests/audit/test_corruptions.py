@@ -1,5 +1,6 @@
 """Verify finds each kind of corruption, and names the row and column."""
 
+from collections.abc import Mapping
 from datetime import date
 
 import pytest
@@ -7,7 +8,13 @@ import pytest
 from accounting.audit.differences import Difference
 from accounting.audit.verify import VerifyResult, verify
 from tests.support.books import Books
-from tests.support.corruptions import CORRUPTIONS, corrupt, difference_key
+from tests.support.corruptions import (
+    BESIDE_USAGE,
+    CORRUPTIONS,
+    LOST_COUNT,
+    corrupt,
+    difference_key,
+)
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
@@ -15,6 +22,16 @@ def test_verify_names_each_corruption(right_books: Books, corruption: str) -> No
     statement, expected = CORRUPTIONS[corruption]
     corrupt(right_books, statement)
     assert expected in {difference_key(difference) for difference in verify(right_books.engine)}
+
+
+@pytest.mark.parametrize("corruptions", [{**BESIDE_USAGE[0], "": LOST_COUNT}, BESIDE_USAGE[1]])
+def test_verify_names_what_is_wrong_besides_usage(
+    right_books: Books, corruptions: Mapping[str, tuple[str, tuple[str, str, str]]]
+) -> None:
+    for statement, _ in corruptions.values():
+        corrupt(right_books, statement)
+    found = {difference_key(difference) for difference in verify(right_books.engine)}
+    assert {expected for _, expected in corruptions.values()} <= found
 
 
 def test_a_difference_has_the_stored_and_the_recomputed_value(right_books: Books) -> None:

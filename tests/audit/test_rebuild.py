@@ -12,7 +12,7 @@ from accounting.errors import UsageError
 from tests.support.billing_scenarios import close_and_adjust_november
 from tests.support.books import WRITER, Books
 from tests.support.command import turn_accounting
-from tests.support.corruptions import CORRUPTIONS, corrupt, difference_key, fill_books
+from tests.support.corruptions import BESIDE_USAGE, CORRUPTIONS, corrupt, difference_key, fill_books
 from tests.support.scenario_player import all_rows
 
 REBUILDABLE = [
@@ -41,6 +41,19 @@ def test_rebuild_repairs_every_corruption_of_a_derived_table(
     assert list(verify(right_books.engine)) == []
     rebuilds = right_books.query("SELECT reason, rows_replaced FROM accounting.rebuilds")
     assert len(rebuilds) >= len(names)
+
+
+def test_rebuild_repairs_what_is_kept_besides_usage(right_books: Books) -> None:
+    """Rates, peaks to come, names, and ends in the feed; then verify finds nothing."""
+    load = "SELECT * FROM accounting.server_load ORDER BY server, realm_id"
+    names = "SELECT * FROM accounting.users NATURAL JOIN accounting.usernames ORDER BY username_key"
+    before = [right_books.query(query) for query in (load, names)]
+    for corruptions in BESIDE_USAGE:
+        for statement, _ in corruptions.values():
+            corrupt(right_books, statement)
+        assert list(rebuild(right_books.engine, "a test"))
+        assert [right_books.query(query) for query in (load, names)] == before
+    assert list(verify(right_books.engine)) == []
 
 
 def test_a_dry_run_yields_the_differences_and_repairs_none(right_books: Books) -> None:

@@ -19,6 +19,7 @@ from tests.support.servers import RedisServer, ValkeyServer
 ROOT: Final = Path(__file__).parents[2]
 OPERATIONS: Final = (ROOT / "docs/operations.md").read_text()
 GROWTH: Final = (ROOT / "docs/reference/growth.md").read_text()
+PROOFS: Final = (ROOT / "docs/reference/proofs.md").read_text()
 REDIS: Final = (ROOT / "docs/redis.md").read_text()
 
 
@@ -57,14 +58,23 @@ def test_the_doc_has_every_cause_of_a_gap() -> None:
 
 
 def test_the_doc_has_a_bound_for_every_table(books: Books) -> None:
-    tables = books.query(
-        "SELECT relname FROM pg_class WHERE relnamespace = 'accounting'::regnamespace"
-        " AND relkind IN ('r', 'p') AND NOT relispartition ORDER BY relname"
-    )
     tables_of_the_page, _, _ = GROWTH.partition("\nFiles of the data directory")
-    assert re.findall(r"^\| `(\w+)` \| \S", tables_of_the_page, re.MULTILINE) == [
-        row["relname"] for row in tables
-    ]
+    found = re.findall(r"^\| `(\w+)` \| \S", tables_of_the_page, re.MULTILINE)
+    assert found == all_tables(books)
+
+
+def test_the_doc_says_of_every_table_what_proves_it(books: Books) -> None:
+    """A new table has to be there, and to be compared where something is read from it."""
+    cells = re.findall(r"^\| (`.*?) \| \S", PROOFS, re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(cells))) == all_tables(books)
+
+
+def all_tables(books: Books) -> list[str]:
+    rows = books.query(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'accounting'::regnamespace"
+        " AND relkind IN ('r', 'p') AND NOT relispartition"
+    )
+    return sorted(row["relname"] for row in rows)
 
 
 @pytest.fixture(

@@ -169,6 +169,80 @@ CORRUPTIONS: Final = {
 }
 
 
+LOST_COUNT: Final = (
+    "DELETE FROM accounting.rejected_counts",
+    ("rejected_messages", "differs", "count of source default"),
+)
+BESIDE_USAGE: Final = (
+    {
+        "an open session too many at a server": (
+            "UPDATE accounting.server_load SET live_sessions = live_sessions + 1",
+            ("server_load", "differs", "live_sessions of server '192.0.2.1'"),
+        ),
+        "an open session at a server that has none": (
+            (
+                "INSERT INTO accounting.server_load SELECT realm_id, '192.0.2.9', 1"
+                " FROM accounting.realms"
+            ),
+            ("server_load", "unfounded", "live_sessions of server '192.0.2.9'"),
+        ),
+        "a slice with another peak": (
+            (
+                "UPDATE accounting.realm_peak_slices SET session_peak = session_peak + 9"
+                " WHERE dimension = 'transport'"
+            ),
+            ("realm_peak_slices", "differs", "peak of transport 'UDP'"),
+        ),
+        "a slice in which a session ends that does not": (
+            (
+                "UPDATE accounting.realm_peak_slices s SET session_delta = session_delta - 1"
+                " WHERE dimension = 'realm' AND slice_at = (SELECT max(slice_at)"
+                "  FROM accounting.realm_peak_slices l WHERE l.realm_id = s.realm_id)"
+            ),
+            ("realm_peak_slices", "differs", "2026-11-02 12:11:40+00 of realm ''"),
+        ),
+        "a last hour that is not known": (
+            "UPDATE accounting.fold_watermarks SET last_hour_ends_at = '-infinity'",
+            ("fold_watermarks", "differs", "last_hour_ends_at"),
+        ),
+        "the name of another user": (
+            "UPDATE accounting.users SET user_id = 'mallory' WHERE user_id = 'alice'",
+            ("users", "differs", "user_id"),
+        ),
+        "a user of another realm in radacct": (
+            "UPDATE accounting.users SET radacct_suffix = '@elsewhere'",
+            ("users", "differs", "radacct_suffix"),
+        ),
+        "a username of another user": (
+            "UPDATE accounting.usernames SET username = 'mallory' WHERE username = 'stranger'",
+            ("usernames", "differs", "username"),
+        ),
+        "an end that the feed lost": (
+            "DELETE FROM accounting.feed_outbox WHERE type = 'session.ended'",
+            ("session.ended", "missing", ""),
+        ),
+    },
+    {
+        "a server that lost its open sessions": (
+            "DELETE FROM accounting.server_load",
+            ("server_load", "missing", "live_sessions of server '192.0.2.1'"),
+        ),
+        "a user without a name": (
+            "DELETE FROM accounting.users WHERE user_id = 'alice'",
+            ("users", "missing", ""),
+        ),
+        "an end with another byte in the feed": (
+            (
+                "UPDATE accounting.feed_outbox SET sent_bytes = sent_bytes + 1"
+                " WHERE type = 'session.ended'"
+            ),
+            ("session.ended", "missing", ""),
+        ),
+    },
+)
+"""Corruptions of what is kept besides usage and sessions, which can be found together."""
+
+
 def fill_books(books: Books) -> None:
     """Receive sessions in two realms: exact, estimated, expired, active and unauthenticated."""
     set_rule(
