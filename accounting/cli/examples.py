@@ -48,6 +48,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
         "turn-accounting top --by session --sort bytes",
         "turn-accounting top --once --json",
     ),
+    "rates": (
+        "turn-accounting rates",
+        "turn-accounting rates --realm example.org --top 3 --json",
+    ),
     "export usage": (
         "turn-accounting export usage --since 2026-11 --per hour --format jsonl",
         "turn-accounting export usage --realm example.org --period 2026-10-01 --output exports",

@@ -59,6 +59,7 @@ COMMAND_GROUPS: Final[Mapping[str, Mapping[str, CommandEntry]]] = {  # as the he
         "usage": CommandEntry("reports", "List usage per user, realm, server or transport."),
         "sessions": CommandEntry("reports", "List sessions, newest first."),
         "top": CommandEntry("top", "Show live sessions, users and realms with rates, refreshed."),
+        "rates": CommandEntry("rates", "List what each server does now, by realm."),
         "export": CommandEntry(
             "export", "Export usage, sessions, statements, adjustments or FOCUS."
         ),

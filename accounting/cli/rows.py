@@ -23,6 +23,7 @@ from accounting.reporting.view_queries import database_now
 from accounting.reporting.view_query import (
     AS_IT_IS,
     LENGTH,
+    RATE,
     TRAFFIC,
     Arrangement,
     Bound,
@@ -113,7 +114,7 @@ class Listing:
 
     def sums_of(self, form: ListForm) -> Sequence[str]:
         """The columns with a total: of those that are shown."""
-        if not self.summed or not form.wide:
+        if "received_bytes" not in self.summed or not form.wide:
             return self.summed
         ended = ("sessions_ended",) if "sessions_started" in self.summed else ()
         return tuple(dict.fromkeys((*self.summed, *COUNTERS, *ended)))
@@ -129,12 +130,14 @@ class Listing:
             names["total"] = (TRAFFIC, True)
         if self.rank == LENGTH:
             names["time"] = (LENGTH, True)
+        if self.rank == RATE:
+            names["total/s"] = (RATE, True)
         numeric = {*COUNTERS, *self.summed}
         return names | {
             field: next(
                 (entry for entry in names.values() if entry[0] == field), (field, field in numeric)
             )
-            for field in (*self.plain, *(COUNTERS if self.summed else ()))
+            for field in (*self.plain, *(COUNTERS if "received_bytes" in self.summed else ()))
         }
 
 

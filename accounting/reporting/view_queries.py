@@ -23,6 +23,18 @@ SOURCE_KEY: Final = ("source",)
 
 REALM_KEY: Final = ("realm",)
 
+RATE_KEY: Final = ("realm", "server_address")
+RATE_SUMS: Final = (
+    "live_sessions",
+    "sessions_started_1m",
+    "sessions_started_5m",
+    "received_bytes_per_second_1m",
+    "sent_bytes_per_second_1m",
+    "received_bytes_per_second_5m",
+    "sent_bytes_per_second_5m",
+)
+"""The columns of ``rates`` that have sums over realms and servers."""
+
 
 def gaps(
     *,
@@ -68,6 +80,28 @@ def realms(arrangement: Arrangement = AS_IT_IS) -> ViewQuery:
     """Every realm: ``realm``, and ``live``, the number of its open sessions."""
     query = ViewQuery(relation=_REALMS.format(live=live_sessions_by_realm().text))
     return arranged(query, arrangement, *REALM_KEY, key=REALM_KEY)
+
+
+def rates(realm: str | None = None, arrangement: Arrangement = AS_IT_IS) -> ViewQuery:
+    """What each server does now, by realm: the last minute and five minutes."""
+    return arranged(of_realm(view("rates"), realm), arrangement, *RATE_KEY, key=RATE_KEY)
+
+
+def rates_of_servers(realm: str | None, most: int) -> ViewQuery:
+    """The servers with most bytes per second now, over all realms or in one."""
+    sums = (f"sum({name})::bigint AS {name}" for name in RATE_SUMS)
+    query = of_realm(view("rates"), realm)
+    return replace(
+        query,
+        columns=("server_address", *sums),
+        group="server_address",
+        order=(
+            "sum(received_bytes_per_second_1m + sent_bytes_per_second_1m) DESC",
+            "sum(live_sessions) DESC",
+            "server_address",
+        ),
+        limit=most,
+    )
 
 
 def progress() -> ViewQuery:

@@ -20,8 +20,12 @@ OF_POSSIBLE_USERS: Final = "user_key = ANY (ARRAY(SELECT reporting.possible_user
 LENGTH: Final = "length"
 """A rank: how long a gap lasts, an open one until now."""
 
+RATE: Final = "rate"
+"""A rank: received and sent bytes per second of the last minute together."""
+
 _RANKS: Final = {
     TRAFFIC: "received_bytes + sent_bytes",
+    RATE: "received_bytes_per_second_1m + sent_bytes_per_second_1m",
     LENGTH: "coalesce(to_at, reporting.database_now()) - from_at",
 }
 
@@ -70,7 +74,7 @@ Bound = datetime | DaysAgo | HoursAgo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrangement:
-    """The order of a list, and how much of it. ``by``: a column, TRAFFIC or LENGTH.
+    """The order of a list, and how much of it. ``by``: a column, TRAFFIC, LENGTH or RATE.
 
     ``after``: the values of the list's key in the row before the first; only in the usual order.
     """

@@ -28,6 +28,7 @@ _VIEWS: Final[Mapping[str, tuple[str, str]]] = {
         "transport_usage_daily",
         "The usage over a transport in an hour, day or month.",
     ),
+    "ServerRates": ("rates", "What a server does now in a realm."),
     "Period": ("periods", "A billing period."),
     "Statement": ("statements", "A line of a closed period: the usage of a user."),
     "Adjustment": ("adjustments", "A change of a closed period after the close."),

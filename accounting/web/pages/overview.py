@@ -20,6 +20,7 @@ from accounting.web.render import page
 CHART_HOURS: Final = 24
 GAP_HOURS: Final = 24
 SHOWN_REALMS: Final = 20
+SHOWN_SERVERS: Final = 20
 LATE_SECONDS: Final = 60
 router = APIRouter()
 Row = Mapping[str, Any]
@@ -93,6 +94,7 @@ def _now(books: PageBooks, realms: Sequence[Mapping[Any, Any]]) -> dict[str, Any
             GAP_HOURS,
         ),
         "gap_hours": GAP_HOURS,
+        "rates": books.rows(view_queries.rates_of_servers(None, SHOWN_SERVERS)),
     }
 
 

@@ -88,6 +88,7 @@ def realm_page(
         **_limits(books, realm),
         **_top_users(books, realm, month),
         places=_places(books, realm, month),
+        rates=books.rows(view_queries.rates_of_servers(realm, SHOWN_PLACES)),
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import socket
+from datetime import UTC, datetime
 from random import Random
 from typing import Any, Final
 from urllib.parse import quote
@@ -14,7 +15,7 @@ from accounting.domain.coturn_messages import MAX_COUNTER
 from accounting.domain.statements import statement_digest
 from accounting.web.api.cursor import MOST_CHARACTERS, decode_cursor, encode_cursor
 from tests.support.api_site import Site, busy_connections, serving
-from tests.support.books import Books, expected_json
+from tests.support.books import READER, Books, expected_json
 from tests.support.command import turn_accounting
 from tests.support.coturn_messages import FakeAllocation, run_jobs_at
 from tests.support.servers import wait_until
@@ -99,7 +100,7 @@ def test_csv_is_that_of_the_command(sample_site: Site, route: str) -> None:
     "path",
     ["realms", "usage", "usage?by=realm&per=day", "usage?top=3", "sessions", "periods",
      "statements", "adjustments", "limits", "limit-states", "gaps", "sources", "unattributed",
-     "notices"],
+     "notices", "rates"],
 )  # fmt: skip
 def test_csv_has_its_headings_also_without_an_item(
     site: Site, sample_site: Site, path: str
@@ -112,6 +113,38 @@ def test_csv_has_its_headings_also_without_an_item(
     assert site.get(route, **filters, format="jsonl").text == ""
     if route == "sessions":
         assert headings == sample_site.get(route, format="csv", since="2030-01").text.strip()
+
+
+def test_rates_are_those_of_the_view_in_the_api_the_command_and_the_pages(
+    sample_site: Site,
+) -> None:
+    books = sample_site.books
+    books.set_database_clock(datetime(2026, 11, 5, tzinfo=UTC))  # it would go on between them
+    try:
+        rows = [
+            {name: expected_json(value) for name, value in row.items()}
+            for row in books.rows("rates", order="realm, server_address")
+        ]
+        assert rows
+        assert sample_site.items("rates", limit=1) == rows
+        assert sample_site.page("rates", realm="example.org")["counted_until"] is not None
+        assert sample_site.items("rates", realm="example.net") == []
+        for route, arguments in (("rates", ""), ("rates?realm=example.org", "--realm example.org")):
+            path, filters = parsed(route)
+            printed = turn_accounting(
+                "rates", *arguments.split(), "--csv", database_url=books.url(READER)
+            )
+            assert sample_site.get(path, **filters, format="csv").text == printed.out
+        top = turn_accounting("rates", "--top", "1", "--json", database_url=books.url(READER))
+        assert [row["server_address"] for row in top.rows] == [rows[0]["server_address"]]
+        server = str(rows[0]["server_address"])
+        for path in ("/", "/now", "/realm?realm=example.org"):
+            assert server in sample_site.raw(path).text
+        for_people = turn_accounting("rates", "--wide", database_url=books.url(READER))
+        assert server in for_people.out
+        assert "what was reported since then is in no rate yet" in for_people.err
+    finally:
+        books.set_database_clock()
 
 
 def test_realms_are_all_that_are_known_with_their_open_sessions(sample_site: Site) -> None:
