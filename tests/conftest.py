@@ -22,6 +22,7 @@ from hypothesis import settings
 from accounting.db.engine import Engine, open_engine
 from tests.support import short_waits
 from tests.support.books import WRITER, Books, cloned_database, make_template
+from tests.support.sample_books import open_sample_books
 from tests.support.scenario_player import ScenarioPlayer
 from tests.support.servers import PostgresServer
 from tests.support.system_postgres import find_program
@@ -162,6 +163,15 @@ def books(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Books]:
         books = Books(postgres_server, name, tmp_path)
         yield books
         books.close()
+
+
+@pytest.fixture(scope="session")
+def sample_books(
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Books]:
+    """Sample books, made once per worker. Read only: a test that changes any uses ``books``."""
+    with open_sample_books(postgres_server, tmp_path_factory.mktemp("sample")) as books:
+        yield books
 
 
 @pytest.fixture(scope="session")
