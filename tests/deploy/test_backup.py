@@ -3,8 +3,8 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.books import Books, channel, status_payload, traffic_payload
 from tests.support.deployments import DEPLOY
+from tests.support.password_logins import password_login
 from tests.support.postgres_programs import programs_directory
 
 BACKUP: Final = DEPLOY / "backup" / "turn-accounting-backup"
@@ -81,15 +82,15 @@ def test_a_backup_is_restored_and_its_books_are_proved(filled_books: Books, dump
 
 def test_a_backup_deletes_old_ones_only_when_it_is_complete(books: Books, dumps: Path) -> None:
     old, recent = (dumps / f"turn-accounting-{name}.dump" for name in ("a", "b"))
-    other = dumps / "notes.txt"
-    for path in (old, recent, other):
+    draft, other = dumps / "turn-accounting-c.dump.draft", dumps / "notes.txt"
+    for path in (old, recent, draft, other):
         path.touch()
-    for path in (old, other):
+    for path in (old, draft, other):
         os.utime(path, (0, 0))
     failed = run(BACKUP, books, dumps, {"PGDATABASE": "missing"})
     assert failed.returncode != 0
     assert 'database "missing" does not exist' in failed.stderr
-    assert set(dumps.iterdir()) == {old, recent, other}
+    assert set(dumps.iterdir()) == {old, recent, draft, other}
     made = run(BACKUP, books, dumps)
     assert made.returncode == 0, made.stderr
     assert set(dumps.iterdir()) == {recent, other, Path(made.stdout.strip())}
@@ -124,9 +125,29 @@ def test_a_drill_fails_when_the_spools_do_not_reach_back_to_the_dump(
 ) -> None:
     run(BACKUP, filled_books, dumps)
     [dump] = dumps.iterdir()
-    os.utime(dump, (time.time() - 90_000, time.time() - 90_000))
+    began = datetime.now(UTC) - timedelta(seconds=90_000)
+    dump.rename(dumps / f"turn-accounting-{began:%Y-%m-%dT%H%M%SZ}.dump")  # not when it was copied
     old = run(DRILL, filled_books, dumps)
     assert old.returncode == 1
     assert "the spools reach back 86400 s" in old.stderr
     kept = run(DRILL, filled_books, dumps, {"ACCOUNTING_SPOOL_RETENTION_SECONDS": "172800"})
     assert kept.returncode == 0, kept.stderr
+
+
+def test_the_password_file_may_be_readable_by_its_group(
+    filled_books: Books, dumps: Path, tmp_path: Path
+) -> None:
+    """As systemd 254 and Kubernetes give it, and libpq ignores it. No copy of it stays."""
+    passwords = tmp_path / "pgpass"
+    passwords.write_text("*:*:*:*:secret\n")
+    passwords.chmod(0o440)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    settings = {"PGPASSFILE": str(passwords), "TMPDIR": str(temporary)}
+    with password_login(filled_books.server, "turn_accounting_owner", "secret") as login:
+        with psycopg.connect(filled_books.server.url(), autocommit=True) as superuser:
+            superuser.execute("ALTER ROLE turn_accounting_owner_with_password SUPERUSER")
+        for script in (BACKUP, DRILL):
+            done = run(script, filled_books, dumps, {**settings, "PGUSER": login.name})
+            assert done.returncode == 0, done.stderr
+            assert list(temporary.iterdir()) == []
