@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -68,11 +69,40 @@ def test_the_schemas_refuse_a_mistyped_field() -> None:
     assert not jsonschema_rs.validator_for(schema).is_valid(file)
 
 
-def test_kustomize_has_every_manifest() -> None:
-    """The job that upgrades is created by hand, before the others."""
-    kustomization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
-    files = {path.name for path in KUBERNETES.glob("*.yaml")}
-    assert set(kustomization["resources"]) == files - {"kustomization.yaml", "upgrade-job.yaml"}
+def test_every_manifest_gets_the_image_by_kustomize() -> None:
+    """Otherwise an engine looks for ``turn-accounting`` where anybody may have put one."""
+    for directory in (KUBERNETES, KUBERNETES / "upgrade", KUBERNETES / "export"):
+        kustomization = yaml.safe_load((directory / "kustomization.yaml").read_text())
+        files = {path.name for path in directory.glob("*.yaml")} - {"kustomization.yaml"}
+        assert set(kustomization["resources"]) == files
+        [component] = kustomization["components"]
+        image = (directory / component / "kustomization.yaml").read_text()
+        [replaced] = yaml.safe_load(image)["images"]
+        for file in files:
+            names = re.findall(r"\bimage: (\S+)", (directory / file).read_text())
+            assert set(names) <= {replaced["name"]}
+    assert {path.parent for path in KUBERNETES.rglob("*.yaml")} == {
+        KUBERNETES,
+        *(KUBERNETES / name for name in ("upgrade", "export", "image")),
+    }
+
+
+def test_a_collector_is_copied_as_its_file_says() -> None:
+    """For another source: nothing of the first is left, and nothing else is replaced."""
+    text = (KUBERNETES / "collect-default.yaml").read_text()
+    command = re.search(r"^#   (sed .*) collect-default\.yaml > ", text, re.MULTILINE)
+    assert command is not None
+    made = subprocess.run(
+        shlex.split(command[1]), input=text, capture_output=True, text=True, check=True
+    )
+    copies = [*yaml.safe_load_all(made.stdout)]
+    schema = json.loads((SCHEMAS / "kubernetes-1.37.json").read_text())
+    kinds = schema.pop("kinds")
+    for copy in copies:
+        document = {**schema, "$ref": f"#/$defs/{kinds[copy['kind']]}"}
+        assert jsonschema_rs.validator_for(document).is_valid(copy)
+        assert copy["metadata"]["name"] == "turn-accounting-collect-west"
+    assert not re.search(r"\bdefault\b", json.dumps(copies))
 
 
 def test_every_pod_is_restricted() -> None:
@@ -121,6 +151,10 @@ def test_the_pods_that_run_have_probes_and_two_schedulers() -> None:
     for spec in found.values():
         [container] = spec["template"]["spec"]["containers"]
         assert {"livenessProbe", "readinessProbe"} <= container.keys()
+    # Pods that are not ready neither stop an upgrade nor keep a node from being drained.
+    assert found["turn-accounting-collect-default"]["podManagementPolicy"] == "Parallel"
+    [budget] = [one for _, one in manifests() if one["kind"] == "PodDisruptionBudget"]
+    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
 def test_what_compose_refers_to_exists() -> None:

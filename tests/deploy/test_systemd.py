@@ -4,6 +4,7 @@ import re
 import subprocess
 from functools import partial
 from pathlib import Path
+from socket import create_server
 from typing import Final
 from urllib.request import urlopen
 
@@ -79,6 +80,9 @@ def test_the_units_keep_the_books_under_a_real_systemd(open_books: Books) -> Non
             "collect-default.env": f"ACCOUNTING_METRICS_LISTEN=127.0.0.1:{free_port()}\n",
             "schedule.env": f"ACCOUNTING_METRICS_LISTEN=127.0.0.1:{free_port()}\n",
             "serve.env": f"ACCOUNTING_WEB_LISTEN=127.0.0.1:{web}\n",
+            "backup.env": f"PGHOST={books.server.running.socket_dir}\nPGUSER=postgres\n"
+            f"PGDATABASE={books.name}\n",
+            "pgpass": "*:*:*:postgres:secret\n",
         }
         with Systemd(files) as systemd, redis.Redis.from_url(valkey.url) as client:
             systemd.run("systemctl", "start", "turn-accounting.target", *SERVICES)
@@ -100,7 +104,9 @@ def test_the_units_keep_the_books_under_a_real_systemd(open_books: Books) -> Non
                 assert status["Uid"].split()[0] != "0"
                 assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
                 assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
-            systemd.run("systemctl", "start", "turn-accounting-export.service")
+            for service in ("turn-accounting-export.service", "turn-accounting-backup.service"):
+                systemd.run("systemctl", "start", service)
+            assert "restored and verified, 1 months of realms" in systemd.logs()
             systemd.run("systemctl", "stop", "turn-accounting.target")
             for service in SERVICES:
                 wait_until(partial(is_inactive, systemd, service), 30)
@@ -113,3 +119,21 @@ def test_the_units_keep_the_books_under_a_real_systemd(open_books: Books) -> Non
         100
     ]
     books.assert_conserved()
+
+
+@pytest.mark.long
+@pytest.mark.needs_root
+def test_a_collector_waits_for_its_address(open_books: Books) -> None:
+    """What is wrong with its metrics at boot must not end capture for good."""
+    unit = "turn-accounting-collect@default.service"
+    with ValkeyServer() as valkey, create_server(("127.0.0.1", 0)) as taken:
+        files = {
+            "database-url": open_books.url(WRITER),
+            "redis-url.default": valkey.url,
+            "collect-default.env": f"ACCOUNTING_METRICS_LISTEN=127.0.0.1:{taken.getsockname()[1]}",
+        }
+        with Systemd(files) as systemd:
+            systemd.run("systemctl", "start", unit)
+            wait_until(lambda: systemd.properties(unit, "NRestarts") != {"NRestarts": "0"}, 30)
+            taken.close()
+            wait_until(lambda: open_books.rows("sources", "source"), 30, "nothing is captured")

