@@ -21,6 +21,7 @@ import yaml
 
 from tests.support.books import channel, status_payload, traffic_payload
 from tests.support.container import IMAGE_USER, Container
+from tests.support.coturn_server import REALM, TurnServer, client_command
 from tests.support.deployments import (
     COMPOSE,
     DEPLOY,
@@ -160,10 +161,11 @@ def test_the_pods_that_run_have_probes_and_two_schedulers() -> None:
 def test_what_compose_refers_to_exists() -> None:
     file = compose()
     services = file["services"]
-    made = set(re.findall(r"^put (\S+) ", (COMPOSE / "make-secrets").read_text(), re.MULTILINE))
+    put = re.findall(r"^put (\S+) (\d+):", (COMPOSE / "make-secrets").read_text(), re.MULTILINE)
+    owners = {file: int(user) for file, user in put}
     assert (
         set(re.findall(r"/run/accounting/([\w.-]+)", (COMPOSE / "compose.yaml").read_text()))
-        <= made
+        <= owners.keys()
     )
     for service in services.values():
         assert set(service.get("networks", [])) <= file["networks"].keys()
@@ -176,8 +178,15 @@ def test_what_compose_refers_to_exists() -> None:
         for other, wanted in service.get("depends_on", {}).items():
             healthy = wanted["condition"] == "service_healthy"
             assert "test" in services[other].get("healthcheck", {}) or not healthy
-    for name in compose_workloads():
+    # `up` starts coturn again when what its configuration is made of has changed.
+    assert services["coturn"]["environment"] == services["secrets"]["environment"]
+    for name, workload in compose_workloads().items():
         service = services[name]
+        # No other secret: the page, which people reach, has the reader's password only.
+        files = [value for key, value in workload.environment.items() if key.endswith("_FILE")]
+        own = {file for file, owner in owners.items() if owner == workload.user}
+        assert {Path(file).name for file in files} <= own
+        assert own <= {"redis-url", "database-url"} or len(own) == 1
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
@@ -251,6 +260,53 @@ def make_secrets(directory: Path, postgres: PostgresServer, valkey: ValkeyServer
     path.write_text(path.read_text().replace("@valkey:6379", f"@127.0.0.1:{valkey.port}"))
 
 
+PEERS: Final[Mapping[str, bytes]] = {
+    "172.20.0.5": b"error 403: Forbidden IP",
+    "192.168.1.1": b"error 403: Forbidden IP",
+    "10.1.2.4": b"error 403: Forbidden IP",
+    "10.1.2.3": b"success",
+    "10.9.1.1": b"success",
+}
+
+
+def answer_to(server: TurnServer, user: str) -> bytes | None:
+    """How coturn answered the user's request for a channel, once it did."""
+    pattern = rf"user <{re.escape(user)}>: incoming packet CHANNEL_BIND processed, ([^\n]+)\n"
+    found = re.search(pattern.encode(), server.log_bytes())
+    return found and found[1]
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_coturn
+def test_coturn_relays_to_no_private_network(tmp_path: Path) -> None:
+    """Such as that of Postgres and Prometheus, unless it is allowed."""
+    settings = {
+        "TURN_REALM": REALM,
+        "TURN_USER": "alice",
+        "TURN_ALLOWED_PEERS": "10.1.2.3 10.9.0.0-10.9.255.255",
+        "PATH": os.environ["PATH"],
+    }
+    subprocess.run(["sh", COMPOSE / "make-secrets", tmp_path], env=settings, check=True, timeout=30)
+    made = (tmp_path / "turnserver.conf").read_text()
+    rules = re.findall(r"^((?:denied|allowed)-peer-ip=\S+|no-multicast-peers)$", made, re.MULTILINE)
+    options = [f"--{rule}" for rule in rules]
+    users = dict.fromkeys(PEERS, "secret")
+    with (
+        ValkeyServer() as valkey,
+        TurnServer(valkey.port, users=users, options=options) as server,
+        ExitStack() as clients,
+    ):
+        for peer in PEERS:
+            words = client_command(server, peer, "secret", peer_port=9)
+            words[words.index("-e") + 1] = peer
+            client = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+            clients.callback(client.wait)
+            clients.callback(client.kill)  # nobody answers there, so it would go on
+        for peer, answer in PEERS.items():
+            wait_until(lambda user=peer: answer_to(server, user), 20, server.log_text())
+            assert answer_to(server, peer) == answer, peer
+
+
 def container(
     workload: Workload,
     secrets: Path,
@@ -263,7 +319,7 @@ def container(
     for name in PORTS & environment.keys():
         environment[name] = f"0.0.0.0:{ports[workload.name]}"
     data.mkdir()
-    os.chown(data, IMAGE_USER, IMAGE_USER)
+    os.chown(data, workload.user, workload.group)
     places = {str(Path(value).parent) for name, value in environment.items() if "_FILE" in name}
     sockets = postgres.running.socket_dir
     return Container(
@@ -271,6 +327,8 @@ def container(
         environment=environment,
         volumes={"/data": data},
         files={**dict.fromkeys(places, secrets), str(sockets): sockets},
+        user=workload.user,
+        group=workload.group,
     )
 
 
@@ -291,6 +349,9 @@ def test_the_containers_keep_the_books(
     for directory in (tmp_path, *tmp_path.parents[:3]):
         directory.chmod(directory.stat().st_mode | 0o011)
     make_secrets(secrets, postgres, valkey)
+    if {workload.user for workload in workloads.values()} == {IMAGE_USER}:
+        for path in secrets.glob("*-url*"):  # Kubernetes mounts in each pod what it names
+            os.chown(path, IMAGE_USER, IMAGE_USER)
     ports = {name: free_port() for name in workloads}
     with container(workloads["upgrade"], secrets, postgres, tmp_path / "upgrade", ports) as upgrade:
         assert upgrade.wait() == 0, upgrade.log_text()
@@ -339,7 +400,7 @@ def test_the_containers_keep_the_books(
         for name, one in running.items():
             assert_probes_pass(one, workloads[name], ports[name])
             status = one.status()
-            assert set(status["Uid"].split()) == {str(IMAGE_USER)}
+            assert set(status["Uid"].split()) == {str(workloads[name].user)}
             assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
             assert status["NoNewPrivs"] == "1"
             refused = one.execute("touch", "/etc/hosts")

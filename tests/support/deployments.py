@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import yaml
 
+from tests.support.container import IMAGE_USER
+
 DEPLOY: Final = Path(__file__).resolve().parents[2] / "deploy"
 COMPOSE: Final = DEPLOY / "compose"
 KUBERNETES: Final = DEPLOY / "kubernetes"
@@ -21,6 +23,8 @@ class Workload:
     environment: dict[str, str]
     commands: list[list[str]]
     paths: list[str]
+    user: int
+    group: int
 
 
 def compose() -> dict[str, Any]:
@@ -55,19 +59,21 @@ def pods() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def compose_workloads() -> dict[str, Workload]:
     """The containers of the service in compose.yaml."""
-    return {
-        name: Workload(
-            name=name,
-            arguments=service["command"],
-            environment=service["environment"],
-            commands=[service["healthcheck"]["test"][1:]]
-            if "test" in service["healthcheck"]
-            else [],
-            paths=[],
-        )
-        for name, service in compose()["services"].items()
-        if service["image"] == "turn-accounting"
-    }
+    workloads = {}
+    for name, service in compose()["services"].items():
+        if service["image"] == "turn-accounting":
+            user, group = map(int, service.get("user", f"{IMAGE_USER}:{IMAGE_USER}").split(":"))
+            probe = service["healthcheck"].get("test")
+            workloads[name] = Workload(
+                name=name,
+                arguments=service["command"],
+                environment=service["environment"],
+                commands=[probe[1:]] if probe else [],
+                paths=[],
+                user=user,
+                group=group,
+            )
+    return workloads
 
 
 def kubernetes_workloads() -> dict[str, Workload]:
@@ -82,5 +88,7 @@ def kubernetes_workloads() -> dict[str, Workload]:
             environment={one["name"]: one["value"] for one in container["env"]},
             commands=[probe["exec"]["command"] for probe in probes if "exec" in probe],
             paths=[probe["httpGet"]["path"] for probe in probes if "httpGet" in probe],
+            user=template["spec"]["securityContext"]["runAsUser"],
+            group=template["spec"]["securityContext"]["runAsGroup"],
         )
     return workloads
