@@ -303,7 +303,7 @@ def test_coturn_relays_to_no_private_network(tmp_path: Path) -> None:
             clients.callback(client.wait)
             clients.callback(client.kill)  # nobody answers there, so it would go on
         for peer, answer in PEERS.items():
-            wait_until(lambda user=peer: answer_to(server, user), 20, server.log_text())
+            wait_until(partial(answer_to, server, peer), 20, server.log_text())
             assert answer_to(server, peer) == answer, peer
 
 

@@ -24,7 +24,7 @@ def systemd_command() -> list[str]:
 
 
 def container() -> dict[str, Any]:
-    job = yaml.safe_load((DEPLOY / "kubernetes" / "export-cronjob.yaml").read_text())
+    job = yaml.safe_load((DEPLOY / "kubernetes" / "export" / "cronjob.yaml").read_text())
     assert (job["apiVersion"], job["kind"]) == ("batch/v1", "CronJob")
     assert {"schedule", "concurrencyPolicy", "jobTemplate"} <= job["spec"].keys()
     pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
