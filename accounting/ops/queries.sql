@@ -86,8 +86,9 @@ ORDER BY r.realm, t.threshold;
 
 -- name: realm_statuses
 -- Each realm's live sessions, and its usage of the last day with its estimated and unattributed
--- parts; of the latter also the number of names, and of those that came in the last hour. Uses indexes of
--- live sessions and of hours.
+-- parts; of the latter also the number of names, and of those that came in the hour until eleven minutes
+-- ago: a session that began before capture did is confirmed when its client refreshes it, which most do
+-- within ten. Uses indexes of live sessions and of hours.
 WITH live AS (
     SELECT realm_id, count(*) AS sessions FROM accounting.sessions
     WHERE ended_at IS NULL AND phase = 1 AND confirmed
@@ -108,8 +109,10 @@ CROSS JOIN LATERAL (
 ) u
 CROSS JOIN LATERAL (
     SELECT sum(bytes) AS unattributed_bytes, count(user_key) AS unattributed_names,
-        count(user_key) FILTER (WHERE first_at > now() - interval '1 hour')
-            AS new_unattributed_names
+        count(user_key) FILTER (
+            WHERE first_at > now() - interval '71 minutes'
+                AND first_at <= now() - interval '11 minutes'
+        ) AS new_unattributed_names
     FROM (
         SELECT user_key, sum(bytes) AS bytes, min(active_from) AS first_at FROM (
             SELECT h.user_key, h.active_from, received_bytes + sent_bytes AS bytes

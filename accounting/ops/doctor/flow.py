@@ -248,7 +248,7 @@ def _check_unattributed(database: DatabaseStatus) -> Finding:
             COMPONENT,
             "failed-clients",
             f"realm {most.realm!r}: {counted(most.new_unattributed_names, 'name')} that never "
-            f"authenticated came in the last hour, {most.unattributed_names:,} in 24 h",
+            f"authenticated came in an hour, {most.unattributed_names:,} in 24 h",
             "somebody tries names, or coturn and what signs credentials disagree: see "
             '"Failed clients" in docs/operations.md of the project',
         )

@@ -237,7 +237,7 @@ def identity_problems(database: DatabaseStatus) -> Iterator[str]:
 
 
 def is_burst_of_names(realm: RealmStatus) -> bool:
-    """Whether the last hour brought many more names that never authenticated than others did."""
+    """Whether an hour brought many more names that never authenticated than the others of a day."""
     new = realm.new_unattributed_names
     earlier_per_hour = (realm.unattributed_names - new) / 23
     return new >= BURST_NAMES and new >= BURST_RATIO * earlier_per_hour

@@ -263,7 +263,7 @@ def _realm_metrics(database: DatabaseStatus) -> Iterator[Metric]:
     )
     yield _gauge(
         "hour_new_unattributed_names",
-        "Those of them that were new in the last hour.",
+        "Those of them that were new in the hour until 11 minutes ago.",
         ((realm.realm, realm.new_unattributed_names) for realm in realms),
         "realm",
     )

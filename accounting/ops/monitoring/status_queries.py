@@ -116,7 +116,7 @@ class RealmStatus:
     """A realm's usage of the last 24 hours, client side, and its live sessions.
 
     ``unattributed_names``: the user ids under which unattributed bytes were reported.
-    ``new_unattributed_names``: those of them that came in the last hour.
+    ``new_unattributed_names``: those of them that came in the hour until 11 minutes ago.
     """
 
     realm: str
