@@ -37,9 +37,10 @@ def stricter(*choices: ClientAddresses) -> ClientAddresses:
 def reduced_address(address: bytes, choice: ClientAddresses) -> bytes | None:
     """What is kept of ``ip:port``: for NETWORK the /24 of an IPv4 address, the /48 of an IPv6 one.
 
-    An IPv4 address that is mapped into IPv6 counts as IPv4. None: nothing, also where a network was
-    wanted of what isn't an address. A network stays what it is. The database's function
-    ``accounting.reduced_address`` does the same.
+    An IPv4 address that is mapped into IPv6 counts as IPv4, and so does that of a client of 6to4,
+    whose /48 would be all of it. None: nothing, also where a network was wanted of what isn't an
+    address. A network stays what it is. The database's function ``accounting.reduced_address`` does
+    the same.
     """
     if choice is ClientAddresses.KEEP:
         return address
@@ -56,8 +57,8 @@ def reduced_address(address: bytes, choice: ClientAddresses) -> bytes | None:
         ip = ip_address(host.partition("%")[0])
     except ValueError:
         return None
-    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
+    if isinstance(ip, IPv6Address):
+        ip = ip.ipv4_mapped or ip.sixtofour or ip
     prefix = IPV4_PREFIX if ip.version == 4 else IPV6_PREFIX
     return str(ip_network((ip, prefix), strict=False)).encode()
 

@@ -179,6 +179,7 @@ LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     host text;
     ip inet;
+    bytes bytea;
 BEGIN
     IF kept = 'keep' OR address IS NULL THEN
         RETURN address;
@@ -197,6 +198,9 @@ BEGIN
     ip := host::inet;
     IF ip <<= '::ffff:0:0/96' THEN
         ip := split_part(host(ip), ':', 4)::inet;
+    ELSIF ip <<= '2002::/16' THEN  -- 6to4: the 32 bits behind are an IPv4 address
+        bytes := substr(inet_send(ip), 7, 4);
+        ip := concat_ws('.', get_byte(bytes, 0), get_byte(bytes, 1), get_byte(bytes, 2), 0);
     END IF;
     RETURN network(set_masklen(ip, CASE family(ip) WHEN 4 THEN 24 ELSE 48 END))::text;
 EXCEPTION WHEN invalid_text_representation THEN
