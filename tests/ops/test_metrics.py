@@ -16,7 +16,7 @@ from accounting.db.engine import Engine
 from accounting.db.queries import Queries
 from accounting.db.schema.limits import REALM_KEY
 from accounting.ingest.source_lease import lease_holder
-from accounting.ops.doctor.findings import Finding, Level
+from accounting.ops.doctor.findings import Level
 from accounting.ops.doctor.flow import check_flow
 from accounting.ops.monitoring.health import BURST_NAMES, is_burst_of_names
 from accounting.ops.monitoring.status_queries import LimitStatus, RealmStatus
