@@ -119,6 +119,12 @@ def erase_rejected(connection: Connection, prefixes: Sequence[bytes]) -> int:
     return int(connection.execute(query).scalar_one())
 
 
+def erase_rejected_of_no_realm(connection: Connection) -> int:
+    """Delete the rejected messages whose channel names no realm of the books; returns how many."""
+    query = text("SELECT accounting.erase_rejected_of_no_realm()")
+    return int(connection.execute(query).scalar_one())
+
+
 def erasure_count(connection: Connection) -> int:
     """The number of erasures so far."""
     return connection.execute(select(func.count()).select_from(erasures)).scalar_one()

@@ -46,7 +46,8 @@ def reduce_stored_addresses(
 ) -> ReducedAddresses:
     """Reduce the addresses of all clients of a realm to the stricter of its rule and ``setting``.
 
-    Its rejected messages, which may contain addresses, are deleted. A second call changes nothing.
+    Its rejected messages, which may contain addresses, are deleted, and those of no known realm,
+    which no other call reaches. A second call changes nothing.
     Raises UsageError for an unknown realm, and for one that keeps addresses; ConnectionLost.
     """
     with lost_connections(), engine.begin() as connection:
@@ -75,6 +76,7 @@ def reduce_stored_addresses(
         open_sessions_changed(connection, connection.execute(select(sources.c.source_id)).scalars())
         prefix = realm_queries.channel_prefix(unescape(realm))
         rejected = erasure_queries.erase_rejected(connection, [prefix])
+        rejected += erasure_queries.erase_rejected_of_no_realm(connection)
         if dry_run:
             transaction.rollback()
     return ReducedAddresses(

@@ -126,6 +126,28 @@ $$;
 REVOKE ALL ON FUNCTION accounting.erase_rejected(bytea[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION accounting.erase_rejected(bytea[]) TO turn_accounting_writer;
 
+-- Deletes the rejected messages whose channel names no realm of the books, so that no realm's erasure
+-- reaches them; returns how many. The realm ends at the first /user/.
+CREATE FUNCTION accounting.erase_rejected_of_no_realm() RETURNS bigint
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH erased AS (
+        DELETE FROM accounting.rejected_messages m
+        WHERE NOT EXISTS (
+            SELECT FROM accounting.realms r
+            WHERE r.realm_bytes = CASE
+                WHEN substr(m.channel, 1, 10) = 'turn/user/' THEN ''
+                WHEN substr(m.channel, 1, 11) = 'turn/realm/'
+                    AND position('/user/'::bytea IN substr(m.channel, 12)) > 0
+                THEN substr(m.channel, 12, position('/user/'::bytea IN substr(m.channel, 12)) - 1)
+            END
+        )
+        RETURNING 1
+    )
+    SELECT count(*) FROM erased
+$$;
+REVOKE ALL ON FUNCTION accounting.erase_rejected_of_no_realm() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION accounting.erase_rejected_of_no_realm() TO turn_accounting_writer;
+
 -- Empties the client addresses in the reports of these usernames; returns in how many. The service
 -- can't change reports otherwise. A report with an address lies within a session of its username, or
 -- is set aside or not settled yet: so this reads only the days of such sessions, the hours of

@@ -8,7 +8,7 @@ from accounting.audit.verify import verify
 from accounting.domain.client_addresses import ClientAddresses
 from accounting.errors import UsageError
 from accounting.sessions.stored_addresses import reduce_stored_addresses
-from tests.support.books import Books
+from tests.support.books import Books, channel
 from tests.support.client_addresses import (
     ADDRESS,
     UNKNOWN_FORM,
@@ -60,3 +60,25 @@ def test_stored_addresses_are_reduced_and_the_books_stay_proved(books: Books) ->
     assert list(rebuild(books.engine, "to be sure")) == []
     again = reduce_stored_addresses(books.engine, "example.org", DROP)
     assert (again.sessions, again.reports, again.rejected_messages) == (0, 0, 0)
+
+
+def test_rejected_messages_of_no_known_realm_are_reached_too(books: Books) -> None:
+    """A realm of which nothing was ever parsed is not in the books, and can't be named."""
+    FakeAllocation(books).new(0)
+    FakeAllocation(books, realm="example.net", allocation=2).new(1)
+    for number, name in enumerate(
+        (
+            channel("status", realm="unknown.example"),
+            channel("status", realm=""),
+            b"turn/realm/x/allocation/1",
+            b"turn/realm/example.org",
+            channel("status", realm="example.net"),
+            channel("status"),
+        )
+    ):
+        books.receive(2 + number, name, UNKNOWN_FORM)
+    books.run_jobs()
+    set_addresses(books, DROP)
+    assert reduce_stored_addresses(books.engine, "example.org", KEEP).rejected_messages == 5
+    [left] = books.rows("rejected_messages")
+    assert bytes(left["channel"]) == channel("status", realm="example.net")
