@@ -108,11 +108,13 @@ SELECT CASE
 END;
 
 -- name: erase_refusal_answers
--- Deletes what engines answered about a user's events. Reasons of this service name nobody.
+-- Deletes what engines answered about a user's events, or about events that a restored feed no longer
+-- has. Reasons of this service name nobody.
 UPDATE accounting.webhook_refusals r SET reason = split_part(r.reason, ': ', 1) || ': (erased)'
-WHERE r.reason ~ '^(Stripe|Lago|OpenMeter): ' AND EXISTS (
+WHERE r.reason ~ '^(Stripe|Lago|OpenMeter): ' AND NOT EXISTS (
     SELECT FROM accounting.feed f
-    WHERE f.seq = r.seq AND :user_key IN (f.user_key, (f.payload ->> 'user_key')::uuid)
+    WHERE f.event_id = r.event_id
+        AND coalesce(f.user_key, (f.payload ->> 'user_key')::uuid) <> :user_key
 );
 
 -- name: erase_failure_answers
