@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from tests.support.books import Books, channel, status_payload, traffic_payload
-from tests.support.deployments import DEPLOY
+from tests.support.deployments import DEPLOY, pods
 from tests.support.password_logins import password_login
 from tests.support.postgres_programs import programs_directory
 
@@ -77,6 +77,32 @@ def test_a_backup_is_restored_and_its_books_are_proved(filled_books: Books, dump
     assert drill.returncode == 0, drill.stderr
     assert "proved: 1 session and all figures that follow" in drill.stderr
     assert drill.stdout.startswith(f"{dump}: restored and verified, 1 months of realms, ")
+    assert DRILL_DATABASE not in databases(filled_books)
+
+
+def test_the_cronjob_dumps_and_drills_with_its_variables(
+    filled_books: Books, dumps: Path, tmp_path: Path
+) -> None:
+    """Its commands in its order, with the server, login and secret of this test."""
+    [pod] = [template["spec"] for name, template in pods() if name == "backup"]
+    passwords = tmp_path / "pgpass"
+    passwords.write_text("*:*:*:*:not asked for\n")
+    passwords.chmod(0o440)  # as with defaultMode and fsGroup
+    outputs = []
+    for step in (*pod["initContainers"], *pod["containers"]):
+        program, directory = step["command"]
+        assert directory in {mount["mountPath"] for mount in step["volumeMounts"]}
+        variables = {one["name"]: one["value"] for one in step["env"]}
+        assert {"PGHOST", "PGUSER", "PGDATABASE", "PGPASSFILE"} <= variables.keys()
+        own = ("PGHOST", "PGUSER", "PGDATABASE")
+        settings = {name: value for name, value in variables.items() if name not in own}
+        settings["PGPASSFILE"] = str(passwords)
+        done = run(DEPLOY / "backup" / program, filled_books, dumps, settings)
+        assert done.returncode == 0, done.stderr
+        outputs.append(done.stdout)
+    [dump] = dumps.iterdir()
+    assert outputs[0] == f"{dump}\n"
+    assert outputs[1].startswith(f"{dump}: restored and verified, 1 months of realms, ")
     assert DRILL_DATABASE not in databases(filled_books)
 
 

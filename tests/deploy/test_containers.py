@@ -72,19 +72,20 @@ def test_the_schemas_refuse_a_mistyped_field() -> None:
 
 def test_every_manifest_gets_the_image_by_kustomize() -> None:
     """Otherwise an engine looks for ``turn-accounting`` where anybody may have put one."""
-    for directory in (KUBERNETES, KUBERNETES / "upgrade", KUBERNETES / "export"):
+    for directory in (KUBERNETES, *(KUBERNETES / name for name in ("upgrade", "export", "backup"))):
         kustomization = yaml.safe_load((directory / "kustomization.yaml").read_text())
         files = {path.name for path in directory.glob("*.yaml")} - {"kustomization.yaml"}
         assert set(kustomization["resources"]) == files
-        [component] = kustomization["components"]
-        image = (directory / component / "kustomization.yaml").read_text()
-        [replaced] = yaml.safe_load(image)["images"]
+        for component in kustomization.get("components", ()):
+            image = (directory / component / "kustomization.yaml").read_text()
+            kustomization |= yaml.safe_load(image)
+        [replaced] = kustomization["images"]
         for file in files:
             names = re.findall(r"\bimage: (\S+)", (directory / file).read_text())
             assert set(names) <= {replaced["name"]}
     assert {path.parent for path in KUBERNETES.rglob("*.yaml")} == {
         KUBERNETES,
-        *(KUBERNETES / name for name in ("upgrade", "export", "image")),
+        *(KUBERNETES / name for name in ("upgrade", "export", "backup", "image")),
     }
 
 
@@ -119,20 +120,22 @@ def test_every_pod_is_restricted() -> None:
             "fsGroup": IMAGE_USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         }
-        [container] = pod["containers"]
-        assert container["securityContext"] == {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        }
-        assert "memory" in container["resources"]["limits"]
-        mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
-        assert {"/data", "/tmp"} <= mounted  # noqa: S108  # a path in the container
-        secrets = [one for one in container["env"] if "_URL" in one["name"]]
-        assert secrets
-        assert all(one["name"].endswith("_FILE") for one in secrets)
-        assert {str(Path(one["value"]).parent) for one in secrets} <= mounted
-    assert components.keys() == {"collect", "schedule", "serve", "export", "upgrade"}
+        [_] = pod["containers"]
+        for container in (*pod.get("initContainers", ()), *pod["containers"]):
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert "memory" in container["resources"]["limits"]
+            mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+            assert {"/data", "/tmp"} <= mounted  # noqa: S108  # a path in the container
+            names = [one["name"] for one in container["env"]]
+            assert not any("PASSWORD" in name or name.endswith("_URL") for name in names)
+            secrets = [one for one in container["env"] if one["name"].endswith("FILE")]
+            assert secrets
+            assert {str(Path(one["value"]).parent) for one in secrets} <= mounted
+    assert components.keys() == {"collect", "schedule", "serve", "export", "backup", "upgrade"}
     assert all(
         labels["app.kubernetes.io/name"] == "turn-accounting" for labels in components.values()
     )

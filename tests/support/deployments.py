@@ -81,6 +81,8 @@ def kubernetes_workloads() -> dict[str, Workload]:
     workloads = {}
     for name, template in pods():
         [container] = template["spec"]["containers"]
+        if container["image"] != "turn-accounting":
+            continue
         probes = [container[probe] for probe in container if probe.endswith("Probe")]
         workloads[name] = Workload(
             name=name,
