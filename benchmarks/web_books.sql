@@ -229,6 +229,65 @@ SELECT realm_id, date_trunc('month', starts_at, r.time_zone) AS month,
 FROM accounting.realm_usage_daily JOIN accounting.realm_rules r USING (realm_id)
 GROUP BY realm_id, month;
 
+-- hours of servers and transports
+INSERT INTO accounting.server_usage_hourly
+SELECT realm_id, starts_at, accounting.server_host(server_address), transport,
+    sum(received_packets), sum(received_bytes), sum(sent_packets), sum(sent_bytes),
+    sum(peer_received_packets), sum(peer_received_bytes),
+    sum(peer_sent_packets), sum(peer_sent_bytes),
+    count(*) FILTER (WHERE started), count(*) FILTER (WHERE ended), sum(seconds) * 1000000,
+    coalesce(sum(received_bytes + sent_bytes) FILTER (WHERE estimated), 0)
+FROM (
+    SELECT realm_id, single_hour AS starts_at, server_address, transport,
+        received_packets, received_bytes, sent_packets, sent_bytes,
+        peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+        true AS started, ended_at IS NOT NULL AS ended, estimated,
+        extract(epoch FROM last_seen_at - started_at) AS seconds
+    FROM accounting.sessions WHERE confirmed AND single_hour IS NOT NULL
+    UNION ALL
+    SELECT u.realm_id, starts_at, server_address, transport,
+        u.received_packets, u.received_bytes, u.sent_packets, u.sent_bytes,
+        u.peer_received_packets, u.peer_received_bytes, u.peer_sent_packets, u.peer_sent_bytes,
+        started, ended, u.estimated, extract(epoch FROM active_to - active_from)
+    FROM accounting.session_usage u JOIN accounting.sessions e USING (session_id, user_key)
+    WHERE u.confirmed
+) h
+GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4;
+
+-- peaks of servers and transports
+INSERT INTO accounting.dimension_peaks_hourly (realm_id, starts_at, dimension, name, peak_sessions)
+SELECT realm_id, starts_at, dimension, name, sum(sessions_started) / 7 + 1
+FROM accounting.server_usage_hourly
+JOIN accounting.fold_watermarks USING (realm_id)
+CROSS JOIN LATERAL (VALUES ('server', server), ('transport', transport)) d (dimension, name)
+WHERE starts_at < folded_until
+GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4;
+
+-- slices of the current hour
+INSERT INTO accounting.realm_peak_slices (
+    realm_id, starts_at, slice_at, dimension, name, session_delta, session_peak)
+SELECT realm_id, starts_at, slice_at, dimension, name, 1 - number % 3, 1
+FROM accounting.server_usage_hourly
+JOIN accounting.fold_watermarks USING (realm_id)
+CROSS JOIN size
+CROSS JOIN LATERAL generate_series(starts_at, now_at, interval '2 seconds')
+    WITH ORDINALITY s (slice_at, number)
+CROSS JOIN LATERAL (VALUES ('realm', ''), ('server', server), ('transport', transport))
+    d (dimension, name)
+WHERE starts_at >= folded_until
+GROUP BY 1, 2, 3, 4, 5, number ORDER BY 1, 2, 3, 4, 5;
+
+-- open sessions by server
+INSERT INTO accounting.server_load (realm_id, server, live_sessions)
+SELECT realm_id, accounting.server_host(server_address), count(*)
+FROM accounting.sessions WHERE ended_at IS NULL AND confirmed GROUP BY 1, 2;
+
+-- traffic of the last ten minutes
+INSERT INTO accounting.server_traffic
+SELECT slot_at, realm_id, server, 5000000, 5000000, 3
+FROM accounting.server_load, size, generate_series(
+    now_at - interval '10 minutes', now_at, interval '10 seconds') slot_at;
+
 -- small realms: more than a page lists; with usage as the last large one has, and no sessions
 INSERT INTO accounting.realms (realm, realm_bytes)
 SELECT name, convert_to(name, 'UTF8') FROM generate_series(1, 60) n

@@ -29,6 +29,8 @@ PAGES: Final[Mapping[str, str]] = {
     "/limits": "/limits",
     "/limits, realm": "/limits?realm={realm}",
     "/limits, realm, deep": "/limits?realm={realm}",
+    "/unattributed": "/unattributed?realm={realm}",
+    "/unattributed, days": "/unattributed?realm={realm}&per=day",
     "/gaps": "/gaps",
 }
 API: Final[Mapping[str, str]] = {
@@ -36,6 +38,11 @@ API: Final[Mapping[str, str]] = {
     "usage": "/api/v1/usage",
     "usage, realms by hour": "/api/v1/usage?by=realm&per=hour&since=2d",
     "usage, realms by day": "/api/v1/usage?by=realm&per=day&since=2026-11",
+    "usage, servers by hour": "/api/v1/usage?by=server&per=hour&since=2d&realm={realm}",
+    "usage, servers by day": "/api/v1/usage?by=server&per=day&since=2026-11",
+    "usage, servers by month": "/api/v1/usage?by=server&per=month",
+    "usage, transports by day": "/api/v1/usage?by=transport&per=day&since=2026-11",
+    "rates": "/api/v1/rates",
     "usage, top of a month": "/api/v1/usage?per=month&since=2026-11&top=20&realm={realm}",
     "usage, top of a day": "/api/v1/usage?per=day&since=today&top=20&realm={realm}",
     "usage, days of a realm, deep": "/api/v1/usage?per=day&since=2026-11&realm={realm}",
