@@ -26,7 +26,7 @@ from accounting.progress import Progress, no_progress
 NOT_REACHED: Final = """\
 - The spools of the collectors: messages as received, until ACCOUNTING_SPOOL_RETENTION_SECONDS
   after they were loaded. Loading them restores neither names nor addresses.
-- coturn's logs, and its status keys in Redis while an allocation lives, with Redis' snapshots,
+- coturn's logs, and its status keys in Redis while an allocation is open, with Redis' snapshots,
   append-only files and replicas.
 - Exported files, what consumers of the feed, receivers of webhooks and readers of the database
   copied, printed output. The engines of usage have the person's customer ids.
