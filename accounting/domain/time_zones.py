@@ -7,7 +7,7 @@ names have none. The package is a locked dependency, the same for all of an inst
 """
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.resources import files
@@ -56,14 +56,16 @@ def offset_seconds(zone: ZoneInfo, second: int) -> int:
     return offset // timedelta(seconds=1)
 
 
-def sample_seconds(zone: ZoneInfo) -> Iterator[int]:
-    """Times at which to compare a zone with another: each day of SPAN, and around each change.
+@cache
+def sample_offsets(zone: ZoneInfo) -> Mapping[int, int]:
+    """Offsets with which to compare a zone with another: each day of SPAN, and around each change.
 
-    In seconds since the Unix epoch. Two zones with the same offsets at all of them have the same
-    changes, except for two changes within one day that cancel each other.
+    In seconds, by Unix seconds in their order. Two zones with the same offsets at all of them have
+    the same changes, except for two changes within one day that cancel each other.
     """
     since, until = (int(moment.timestamp()) for moment in SPAN)
     offset = offset_seconds(zone, since)
+    offsets = {}
     for second in range(since, until, _DAY_SECONDS):
         if (next_offset := offset_seconds(zone, second)) != offset:
             before, after = second - _DAY_SECONDS, second
@@ -73,7 +75,8 @@ def sample_seconds(zone: ZoneInfo) -> Iterator[int]:
                     after = middle
                 else:
                     before = middle
-            yield before
-            yield after
+            offsets[before] = offset_seconds(zone, before)
+            offsets[after] = next_offset
             offset = next_offset
-        yield second
+        offsets[second] = offset
+    return offsets

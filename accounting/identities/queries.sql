@@ -66,14 +66,19 @@ WHERE r.realm_id = :realm_id AND u.realm_id = r.realm_id;
 -- The realm that is not named in radacct's usernames, where there is one.
 SELECT realm FROM accounting.realms WHERE NOT named_in_radacct;
 
--- name: time_zone_offsets
--- The offset in seconds of a time zone from UTC at each of the times (Unix seconds), in their order.
+-- name: first_other_offset
+-- The first of the times (Unix seconds, in their order) at which a time zone's offset from UTC is
+-- another one than that given, in seconds.
 -- AT TIME ZONE, as readers use it, takes an abbreviation such as CET before a zone of that name.
-SELECT CAST(extract(epoch FROM
+SELECT second, postgres_offset
+FROM unnest(CAST(:seconds AS bigint[]), CAST(:offsets AS integer[])) WITH ORDINALITY
+    AS t (second, expected_offset, place),
+LATERAL (SELECT CAST(extract(epoch FROM
     (to_timestamp(t.second) AT TIME ZONE :name) - (to_timestamp(t.second) AT TIME ZONE 'UTC')
-) AS integer)
-FROM unnest(CAST(:seconds AS bigint[])) WITH ORDINALITY AS t (second, place)
-ORDER BY t.place;
+) AS integer)) AS o (postgres_offset)
+WHERE postgres_offset <> expected_offset
+ORDER BY t.place
+LIMIT 1;
 
 -- name: lock_out_loaders
 -- Waits for the transactions of all loaders, which lock the row of their source, and keeps loaders out,

@@ -11,13 +11,7 @@ from sqlalchemy import Connection, exists, select
 
 from accounting.db.queries import Queries
 from accounting.db.schema import realm_rules
-from accounting.domain.time_zones import (
-    SPAN,
-    offset_seconds,
-    sample_seconds,
-    time_zone,
-    tzdata_version,
-)
+from accounting.domain.time_zones import SPAN, sample_offsets, time_zone, tzdata_version
 from accounting.errors import UsageError
 
 _QUERIES: Final = Queries("accounting.identities")
@@ -53,19 +47,19 @@ def time_zone_problem(connection: Connection, name: str) -> str:
         return str(error)
     if not connection.execute(_QUERIES.text("knows_time_zone"), {"name": name}).scalar_one():
         return f"this Postgres has no time zone {name!r}: choose another name of it"
-    seconds = list(sample_seconds(zone))
-    offsets = connection.execute(
-        _QUERIES.text("time_zone_offsets"), {"name": name, "seconds": seconds}
-    ).scalars()
-    for second, postgres_offset in zip(seconds, offsets, strict=True):
-        offset = offset_seconds(zone, second)
-        if offset != postgres_offset:
-            return (
-                f"time zone {name!r} differs between tzdata {tzdata_version()} here and this "
-                f"Postgres: on {datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M:%SZ} it is "
-                f"{_to_text(offset)} here and {_to_text(postgres_offset)} there (compared from "
-                f"{SPAN[0].year} to {SPAN[1].year}). Update the older data, or choose another zone"
-            )
+    offsets = sample_offsets(zone)
+    other = connection.execute(
+        _QUERIES.text("first_other_offset"),
+        {"name": name, "seconds": [*offsets], "offsets": [*offsets.values()]},
+    ).one_or_none()
+    if other is not None:
+        return (
+            f"time zone {name!r} differs between tzdata {tzdata_version()} here and this "
+            f"Postgres: on {datetime.fromtimestamp(other.second, UTC):%Y-%m-%d %H:%M:%SZ} it is "
+            f"{_to_text(offsets[other.second])} here and {_to_text(other.postgres_offset)} there "
+            f"(compared from {SPAN[0].year} to {SPAN[1].year}). Update the older data, or choose "
+            "another zone"
+        )
     return ""
 
 

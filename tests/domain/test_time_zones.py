@@ -13,7 +13,7 @@ import pytest
 from accounting.domain.time_zones import (
     SPAN,
     offset_seconds,
-    sample_seconds,
+    sample_offsets,
     time_zone,
     time_zone_names,
     tzdata_version,
@@ -93,16 +93,17 @@ def test_the_version_is_that_of_the_data() -> None:
 
 @pytest.mark.parametrize("name", ["UTC", "Europe/Berlin", "Australia/Lord_Howe", "Africa/Cairo"])
 def test_samples_show_every_change_of_offset(name: str) -> None:
-    zone, samples = time_zone(name), list(sample_seconds(time_zone(name)))
+    zone = time_zone(name)
+    offsets = sample_offsets(zone)
+    assert all(offset_seconds(zone, second) == offset for second, offset in offsets.items())
+    samples = list(offsets)
     assert samples == sorted(samples)
     assert (samples[0], samples[-1]) == (
         SPAN[0].timestamp(),
         SPAN[1].timestamp() - 86_400,
     )
     changes = [
-        (before, after)
-        for before, after in pairwise(samples)
-        if offset_seconds(zone, before) != offset_seconds(zone, after)
+        (before, after) for before, after in pairwise(samples) if offsets[before] != offsets[after]
     ]
     assert all(after - before == 1 for before, after in changes)
     assert len(changes) >= {"UTC": 0, "Africa/Cairo": 30}.get(name, 40)

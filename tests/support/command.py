@@ -31,7 +31,10 @@ TIMEOUT_SECONDS: Final = 60
 PREFIX: Final = "ACCOUNTING_"
 FORK_SERVER: Final = multiprocessing.get_context("forkserver")
 FORK_SERVER.set_forkserver_preload(
-    [module.name for module in pkgutil.walk_packages(accounting.__path__, "accounting.")]
+    [
+        *(module.name for module in pkgutil.walk_packages(accounting.__path__, "accounting.")),
+        __name__,
+    ]
 )
 
 
