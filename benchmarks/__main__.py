@@ -22,6 +22,7 @@ from accounting.logs import configure_logging
 from benchmarks import (
     capture_burst,
     commands,
+    dimensions,
     export,
     growth,
     idle,
@@ -46,6 +47,7 @@ PARTS: Final[Mapping[str, Part]] = {
     "capture": capture_burst.run,
     "load": load.run,
     "settle": settle.run,
+    "dimensions": dimensions.run,
     "limits": limits.run,
     "export": export.run,
     "storage": storage.run,

@@ -1,19 +1,18 @@
-"""What a limit of every user costs the roll-up: the workload in steps, with and without it in turn.
+"""What a limit of every user costs the roll-up.
 
-Each step loads about two seconds of messages, which settles them, and rolls up. The rule is the
-same in all realms, hidden from every other step, and not reached. CPU time is that of all Postgres
-processes.
+The rule is the same in all realms, hidden from every other roll-up, and not reached.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from accounting.usage.limits.limit_rules import set_limit
 from benchmarks.figures import Figure, Rounds
 from benchmarks.fixture import BenchmarkDatabase, measure_rounds
-from benchmarks.load import START, STEP_US
-from benchmarks.measure import Cost, measure
+from benchmarks.measure import measure
+from benchmarks.paired import open_workload, roll_up_in_turn
 from benchmarks.scale import Scale
-from benchmarks.spool_filler import SpoolFiller, take_messages
 from benchmarks.workload import REALMS, Workload
 from tests.support.servers import PostgresServer
 
@@ -29,9 +28,7 @@ def run(server: PostgresServer, scale: Scale) -> list[Figure]:
 def _measure(bed: BenchmarkDatabase, scale: Scale, rounds: Rounds) -> None:
     books = bed.books()
     mix = Workload(scale.open_sessions, scale.users)
-    filler = SpoolFiller.starting_at(books.spool(), START)
-    filler.append(mix.open(), STEP_US)
-    books.run_jobs()
+    filler = open_workload(books, mix)
 
     def set_limits() -> None:
         for realm in REALMS:
@@ -46,26 +43,19 @@ def _measure(bed: BenchmarkDatabase, scale: Scale, rounds: Rounds) -> None:
             )
 
     setting = measure(bed.server.pid, set_limits)
-    churn = mix.churn()
-    bed.vacuum_and_checkpoint()
-    costs = {is_limited: Cost() for is_limited in (True, False)}
-    events = dict.fromkeys(costs, 0)
-    is_limited = True
-    while sum(events.values()) < 2 * scale.events:
-        events[is_limited] += filler.append(take_messages(churn, scale.step_events), STEP_US)
-        books.load()
-        with costs[is_limited].measuring(bed.server.pid):
-            books.rollup()
-        bed.query(HIDE)
-        is_limited = not is_limited
+
+    @contextmanager
+    def turn(having: bool) -> Iterator[None]:
+        if not having:
+            bed.query(HIDE)
+        yield
+        if not having:
+            bed.query(HIDE)
+
+    cost = roll_up_in_turn(bed, scale, books, mix, filler, turn)
     assert bed.query("SELECT count(*) FROM accounting.limit_states") == [(0,)]
     books.close()
-
-    micros = {of: costs[of].postgres * 1e6 / events[of] for of in costs}
-    rounds.add("CPU, Postgres, roll-up, without a limit", micros[False], "us/event")
-    rounds.add("CPU, Postgres, roll-up, with one of every user", micros[True], "us/event")
-    rounds.add(
-        "CPU, Postgres, the limit alone", micros[True] - micros[False], "us/event",
-        target=MOST_MICROS,
-    )  # fmt: skip
+    rounds.add("CPU, Postgres, roll-up, without a limit", cost.lacking, "us/event")
+    rounds.add("CPU, Postgres, roll-up, with one of every user", cost.having, "us/event")
+    rounds.add("CPU, Postgres, the limit alone", cost.difference, "us/event", target=MOST_MICROS)
     rounds.add("setting it, CPU, Postgres", setting.postgres * 1e6 / mix.users, "us/user")

@@ -32,7 +32,7 @@ def with_figures(page: str, rows: Iterable[dict[str, Any]]) -> str:
         parts.setdefault(figure.part.partition(",")[0], []).append(figure)
 
     if "path" in parts:
-        parts["limits"] = list(_core_limits(parts["path"]))
+        parts["cores"] = list(_core_limits(parts["path"]))
 
     def block(match: re.Match[str]) -> str:
         opening, name, closing = match.groups()
