@@ -44,6 +44,7 @@ _REALMS: Final = Listing(
         "username_rule": "usernames",
         "separator": "separator",
         "client_addresses": "addresses",
+        "radacct_username": "radacct",
     },
     columns=(
         Column(field="realm", heading="realm", kind=Kind.NAME),
@@ -54,6 +55,7 @@ _REALMS: Final = Listing(
         Column(field="username_rule", heading="usernames"),
         Column(field="separator", heading="separator", rank=1),
         Column(field="reduced", heading="addresses", optional=True),
+        Column(field="bare", heading="radacct", optional=True),
     ),
     rank="holds_from",
     empty="There are no realms yet.",
@@ -61,6 +63,9 @@ _REALMS: Final = Listing(
         "from": lambda rule: "always" if not rule["holds_from"] else short_time(rule["holds_from"]),
         "reduced": lambda rule: (
             "" if rule["client_addresses"] == "keep" else rule["client_addresses"]
+        ),
+        "bare": lambda rule: (
+            "" if rule["radacct_username"] == "user@realm" else rule["radacct_username"]
         ),
     },
 )
@@ -74,7 +79,12 @@ def list_realms(
     *,
     form: ListForm,
 ) -> None:
-    """List the rules of realms, and from when each rule holds."""
+    """List the rules of realms, and from when each rule holds.
+
+    "addresses": what is stored of clients' addresses, and "radacct": the form of
+    usernames there; a terminal shows them where a realm's are not the usual ones, keep
+    and user@realm.
+    """
     from accounting.identities.realm_rules import list_rules, realm_names
 
     arrangement = _REALMS.arrangement(form)

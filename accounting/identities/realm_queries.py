@@ -11,7 +11,7 @@ from accounting.db.queries import Queries
 from accounting.db.schema import limits, realm_rules, realms, webhooks
 from accounting.domain.calendar import TIME_MIN, from_micros, micros_or_none
 from accounting.domain.client_addresses import ClientAddresses
-from accounting.domain.identity import UsernameRule
+from accounting.domain.identity import RadacctUsername, UsernameRule
 from accounting.domain.realm_rules import RealmRule, RealmRules
 from accounting.domain.text_escaping import escape
 from accounting.errors import unknown_name
@@ -156,6 +156,15 @@ def accounted_until(connection: Connection, realm_id: int) -> int | None:
 def names_by_id(connection: Connection) -> dict[int, str]:
     """The name of every realm as the views show it, by realm_id."""
     return dict(connection.execute(select(realms.c.realm_id, realms.c.realm)).all())
+
+
+def radacct_usernames(connection: Connection) -> dict[int, RadacctUsername]:
+    """How ``radacct`` names the users of every realm, by realm_id."""
+    rows = connection.execute(select(realms.c.realm_id, realms.c.named_in_radacct))
+    return {
+        realm_id: RadacctUsername.USER_AT_REALM if is_named else RadacctUsername.USER
+        for realm_id, is_named in rows
+    }
 
 
 def find_realm(connection: Connection, realm: str) -> int:

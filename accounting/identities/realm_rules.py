@@ -212,6 +212,7 @@ def list_rules(engine: Engine, realm: str | None = None) -> Iterator[dict[str, A
     with lost_connections(), engine.connect() as connection:
         names = realm_queries.names_by_id(connection)
         rules = realm_queries.all_rules(connection)
+        forms = realm_queries.radacct_usernames(connection)
     for realm_id, name in sorted(names.items(), key=lambda pair: pair[1]):
         if realm is not None and name != realm:
             continue
@@ -225,4 +226,5 @@ def list_rules(engine: Engine, realm: str | None = None) -> Iterator[dict[str, A
                 "username_rule": rule.username_rule.value,
                 "separator": rule.separator,
                 "client_addresses": rules[realm_id].client_addresses.value,
+                "radacct_username": forms[realm_id].value,
             }

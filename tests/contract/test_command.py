@@ -384,7 +384,7 @@ def test_the_realm_without_a_name_has_rules_too(books: Books) -> None:
         {
             "realm": "", "holds_from": None, "time_zone": "UTC", "anchor_day": 1,
             "grace_seconds": 60, "username_rule": "rest", "separator": "|",
-            "client_addresses": "keep",
+            "client_addresses": "keep", "radacct_username": "user@realm",
         }
     ]  # fmt: skip
 
@@ -398,6 +398,8 @@ def test_a_realm_says_how_radacct_names_its_users(books: Books) -> None:
         0, "turn-accounting: radacct names the users of realm 'example.org' as user\n"
     )  # fmt: skip
     assert books.rows("radacct", "username") == [{"username": "alice"}]
+    listed = turn_accounting("realm", "list", "--json", database_url=books.url(WRITER))
+    assert [row["radacct_username"] for row in listed.rows] == ["user"]
     options = "--radacct-username", "user@realm", "--grace", "5"
     code, message = set_realm(books, "example.org", *options)
     assert (code, message.splitlines()[-1]) == (

@@ -19,8 +19,11 @@ from accounting.capture.spool.status import Backlog
 from accounting.db import migrations
 from accounting.db.engine import open_engine
 from accounting.db.revisions import head_revision
+from accounting.domain.client_addresses import ClientAddresses
+from accounting.identities.realm_rules import set_rule
 from accounting.ingest.partitions import make_partitions
 from accounting.ops.doctor import Level, examine
+from accounting.ops.doctor.client_addresses import check_client_addresses
 from accounting.ops.doctor.clock import check_database_clock
 from accounting.ops.doctor.findings import Finding
 from accounting.ops.doctor.flow import check_flow
@@ -120,6 +123,23 @@ def drop_roles(books: Books, *names: str) -> None:
     with psycopg.connect(books.url(), autocommit=True) as connection:
         for name in names:
             connection.execute(f"DROP ROLE {name}".encode())
+
+
+def test_doctor_says_what_is_stored_of_addresses(books: Books) -> None:
+    """Of setting and realm the stricter one; realms by name, those that the setting decides not."""
+    for realm, kept in (("a", "network"), ("b", "drop"), ("c", "keep"), ("d", "network")):
+        set_rule(
+            books.engine, realm, {}, default=books.rule, holds_from=None,
+            client_addresses=ClientAddresses(kept),
+        )  # fmt: skip
+    found = {kept: check_client_addresses(books.engine, kept).observed for kept in ClientAddresses}
+    assert found == {
+        "keep": "of each client address and port (ACCOUNTING_CLIENT_ADDRESSES=keep); "
+        "of 'a', 'd' the network; of 'b' nothing",
+        "network": "of each client the network (ACCOUNTING_CLIENT_ADDRESSES=network); "
+        "of 'b' nothing",
+        "drop": "of each client nothing (ACCOUNTING_CLIENT_ADDRESSES=drop)",
+    }
 
 
 def test_doctor_says_what_is_true_of_its_login(

@@ -1,7 +1,12 @@
 """The result type of every check."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+MAX_NAMES: Final = 5
+"""The most realms that a finding names."""
 
 
 class Level(StrEnum):
@@ -43,6 +48,13 @@ def error(component: str, check: str, observed: str, advice: str) -> Finding:
     return Finding(
         level=Level.ERROR, component=component, check=check, observed=observed, advice=advice
     )
+
+
+def listed_names(realms: Iterable[str]) -> str:
+    """The names of some realms, and how many more there are."""
+    names = sorted(map(repr, realms))
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more
 
 
 def format_bytes(count: float) -> str:

@@ -12,7 +12,9 @@ from typing import Final
 from accounting.config import Settings, environment_variable, mask_url
 from accounting.db.engine import Engine, open_engine
 from accounting.db.revisions import head_revision
+from accounting.domain.client_addresses import ClientAddresses
 from accounting.errors import AccountingError, NotAllowed
+from accounting.ops.doctor.client_addresses import check_client_addresses
 from accounting.ops.doctor.clock import check_clock, check_database_clock, measure_clock
 from accounting.ops.doctor.findings import Finding, error
 from accounting.ops.doctor.flow import check_flow
@@ -75,6 +77,8 @@ def _examine_books(engine: Engine, settings: Settings, snapshot: Snapshot) -> It
     """The checks that read this version's tables. The check of privileges reports missing ones."""
     with suppress(NotAllowed):
         yield from check_time_zones(engine, settings.time_zone)
+    with suppress(NotAllowed):
+        yield check_client_addresses(engine, ClientAddresses(settings.client_addresses))
     with suppress(NotAllowed):
         yield from check_database_clock(
             read_database_clock(engine), clock_offsets(snapshot).values()

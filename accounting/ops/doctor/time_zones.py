@@ -1,17 +1,15 @@
 """The check of time zones: whether Postgres agrees on them, and whether the books still do."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
 from accounting.db.engine import Engine, lost_connections
 from accounting.domain.time_zones import SPAN, tzdata_version
 from accounting.identities import bucket_queries, realm_queries, time_zone_check
-from accounting.ops.doctor.findings import Finding, error, ok, warning
+from accounting.ops.doctor.findings import Finding, error, listed_names, ok, warning
 from accounting.plurals import counted
 
 COMPONENT: Final = "zones"
-MAX_NAMES: Final = 5
-"""The most realms that a finding names."""
 
 
 def check_time_zones(engine: Engine, default: str) -> Iterator[Finding]:
@@ -33,7 +31,10 @@ def check_time_zones(engine: Engine, default: str) -> Iterator[Finding]:
         }
         moved = list(bucket_queries.moved_buckets(connection, calendars))
     for zone, problem in problems.items():
-        users = _named(names, zones[zone]) or "none yet; it is ACCOUNTING_TIME_ZONE"
+        users = (
+            listed_names(names[realm_id] for realm_id in zones[zone])
+            or "none yet; it is ACCOUNTING_TIME_ZONE"
+        )
         yield error(
             COMPONENT,
             "agree",
@@ -62,10 +63,3 @@ def check_time_zones(engine: Engine, default: str) -> Iterator[Finding]:
         )
     if not moved:
         yield ok(COMPONENT, "moved", f"no hour moves with tzdata {tzdata_version()}")
-
-
-def _named(names: Mapping[int, str], realm_ids: Iterable[int]) -> str:
-    """The names of some realms, and how many more there are."""
-    realms = sorted(repr(names[realm_id]) for realm_id in realm_ids)
-    more = f" and {len(realms) - MAX_NAMES} more" if len(realms) > MAX_NAMES else ""
-    return ", ".join(realms[:MAX_NAMES]) + more
