@@ -12,17 +12,32 @@ import pytest
 from tests.support.command import environment
 from tests.support.page_commands import PageShell, command_blocks
 from tests.support.postgres_programs import programs_directory
-from tests.support.servers import PostgresServer, ValkeyServer, free_port, wait_until
+from tests.support.servers import PostgresServer, RedisServer, ValkeyServer, free_port, wait_until
+from tests.support.system_postgres import SystemPostgres
 
 BLOCKS: Final = command_blocks("docs/tutorial.md")
 BILLED: Final = "SELECT coalesce(sum(sessions_ended), 0) FROM reporting.realm_usage_hourly"
 
 
 @pytest.mark.long
-def test_the_tutorial_goes_from_an_empty_server_to_an_invoice(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("postgres_class", "redis_class"),
+    [
+        pytest.param(PostgresServer, ValkeyServer, id="wheels"),
+        pytest.param(
+            SystemPostgres,
+            RedisServer,
+            id="distribution",
+            marks=[pytest.mark.needs_postgres, pytest.mark.needs_redis],
+        ),
+    ],
+)
+def test_the_tutorial_goes_from_an_empty_server_to_an_invoice(
+    postgres_class: type[PostgresServer], redis_class: type[RedisServer], tmp_path: Path
+) -> None:
     """This environment stands for the installed one; servers and page are at other addresses."""
     ran = ["install"]
-    with PostgresServer(fsync=True) as postgres, ValkeyServer() as valkey:
+    with postgres_class(fsync=True) as postgres, redis_class() as redis:
         with psycopg.connect(postgres.url()) as connection:
             roles = connection.execute("SELECT count(*) FROM pg_roles WHERE rolname !~ '^pg_'")
             assert roles.fetchone() == (1,)
@@ -37,7 +52,7 @@ def test_the_tutorial_goes_from_an_empty_server_to_an_invoice(tmp_path: Path) ->
 
             def run(name: str) -> str:
                 ran.append(name)
-                commands = BLOCKS[name].replace("localhost:6379", f"localhost:{valkey.port}")
+                commands = BLOCKS[name].replace("localhost:6379", f"localhost:{redis.port}")
                 return shell.run(commands.replace("@localhost/", "@/"))
 
             def has_usage() -> bool:
