@@ -1,10 +1,12 @@
-"""Books that a service reaches which runs as another user."""
+"""Servers and books that a service reaches which runs as another user."""
 
 import stat
+from collections.abc import Iterator
 
 import pytest
 
 from tests.support.books import Books
+from tests.support.servers import PostgresServer, ValkeyServer
 
 
 @pytest.fixture
@@ -18,3 +20,15 @@ def open_books(books: Books) -> Books:
         if directory == books.server.data_dir.parent:
             break
     return books
+
+
+@pytest.fixture
+def servers() -> Iterator[tuple[PostgresServer, ValkeyServer]]:
+    options = {"unix_socket_permissions": "0777"}
+    with PostgresServer(settings=options, fsync=True) as postgres, ValkeyServer() as valkey:
+        socket_directory = postgres.running.socket_dir
+        for directory in (socket_directory, *socket_directory.parents):
+            directory.chmod(directory.stat().st_mode | 0o011)
+            if directory == postgres.data_dir:
+                break
+        yield postgres, valkey

@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from http.client import HTTPConnection
@@ -213,18 +213,9 @@ def test_prometheus_scrapes_what_listens() -> None:
     assert sorted(targets["targets"]) == sorted(listening)
 
 
-@pytest.fixture
-def servers() -> Iterator[tuple[PostgresServer, ValkeyServer]]:
-    options = {"unix_socket_permissions": "0777"}
-    with PostgresServer(settings=options) as postgres, ValkeyServer() as valkey:
-        with psycopg.connect(postgres.url(), autocommit=True) as admin:
-            admin.execute("CREATE DATABASE accounting")
-        socket_directory = postgres.running.socket_dir
-        for directory in (socket_directory, *socket_directory.parents):
-            directory.chmod(directory.stat().st_mode | 0o011)
-            if directory == postgres.data_dir:
-                break
-        yield postgres, valkey
+def create_database(postgres: PostgresServer) -> None:
+    with psycopg.connect(postgres.url(), autocommit=True) as admin:
+        admin.execute("CREATE DATABASE accounting")
 
 
 def make_secrets(directory: Path, postgres: PostgresServer, valkey: ValkeyServer) -> None:
@@ -347,6 +338,7 @@ def test_the_containers_keep_the_books(
 ) -> None:
     """As their user, with a root that can't be written, secrets in files, and probes that pass."""
     postgres, valkey = servers
+    create_database(postgres)
     secrets = tmp_path / "secrets"
     secrets.mkdir()
     for directory in (tmp_path, *tmp_path.parents[:3]):
@@ -431,6 +423,7 @@ def test_any_user_may_run_it(servers: tuple[PostgresServer, ValkeyServer], tmp_p
     """As on OpenShift: a user that nobody knows, of group 0, without a home."""
     user, group = 1_000_660_000, 0
     postgres, valkey = servers
+    create_database(postgres)
     for directory in (tmp_path, *tmp_path.parents[:3]):
         directory.chmod(directory.stat().st_mode | 0o011)
     data = tmp_path / "data"

@@ -34,7 +34,9 @@ def test_systemd_accepts_every_unit(tmp_path: Path) -> None:
     units = [path for path in UNITS.iterdir() if path.suffix != ".sysusers"]
     assert {path.suffix for path in units} == {".service", ".timer", ".target"}
     checked = analyze("verify", "--man=no", *units)
-    assert (checked.returncode, checked.stderr) == (0, "")
+    # It also complains of the units of other packages that it finds.
+    own = [line for line in checked.stderr.splitlines() if "turn-accounting" in line]
+    assert (checked.returncode, own) == (0, [])
     (tmp_path / "etc").mkdir()
     created = subprocess.run(
         ["systemd-sysusers", f"--root={tmp_path}", UNITS / "turn-accounting.sysusers"],
