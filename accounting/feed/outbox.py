@@ -1,13 +1,13 @@
 """SQL for the outbox of the feed: tables ``feed_outbox`` and ``feed``."""
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, NamedTuple, get_args
 
-from sqlalchemy import Connection, bindparam, func
+from sqlalchemy import Connection
 
 from accounting.db.engine import prefer_index_scans
 from accounting.db.queries import Queries
-from accounting.db.schema import feed_outbox
 
 _QUERIES: Final = Queries("accounting.feed")
 
@@ -39,20 +39,12 @@ def enqueue_events(
     events: Iterable[tuple[EventType, int | None, Mapping[str, Any], str]],
 ) -> None:
     """Enqueue events in order; each as :func:`enqueue_event` takes it."""
-    rows = [
-        {"event_type": type_, "of_realm": realm_id, "details": dict(payload), "unique_key": key}
-        for type_, realm_id, payload, key in events
-    ]
+    rows = [(type_, realm_id, json.dumps(payload), key) for type_, realm_id, payload, key in events]
     if rows:
-        event_id = func.accounting.event_id(bindparam("event_type"), bindparam("unique_key"))
+        types, realm_ids, payloads, keys = map(list, zip(*rows, strict=True))
         connection.execute(
-            feed_outbox.insert().values(
-                event_id=event_id,
-                type=bindparam("event_type"),
-                realm_id=bindparam("of_realm"),
-                payload=bindparam("details"),
-            ),
-            rows,
+            _QUERIES.text("enqueue_events"),
+            {"types": types, "realm_ids": realm_ids, "payloads": payloads, "keys": keys},
         )
 
 

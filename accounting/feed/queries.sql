@@ -1,3 +1,13 @@
+-- name: enqueue_events
+-- Enqueues events in order, in one statement: a limit of every user may be reached by all at once.
+INSERT INTO accounting.feed_outbox (event_id, type, realm_id, payload)
+SELECT accounting.event_id(e.type, e.unique_key), e.type, e.realm_id, e.payload::jsonb
+FROM unnest(
+    CAST(:types AS text[]), CAST(:realm_ids AS integer[]), CAST(:payloads AS text[]),
+    CAST(:keys AS text[])
+) WITH ORDINALITY AS e (type, realm_id, payload, unique_key, place)
+ORDER BY e.place;
+
 -- name: number_events
 -- Moves the oldest events of the outbox into the feed, numbered on from its last event. Drops an
 -- event whose id is in the feed already. Needs the lock "feed". Sorts only row ids, so that payloads

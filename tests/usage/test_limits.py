@@ -442,6 +442,37 @@ def test_an_erasure_leaves_the_states_without_a_name(books: Books) -> None:
     assert "alice" not in str(event_rows(books))
 
 
+def test_a_limit_of_one_user_is_evaluated_for_that_user_only(books: Books) -> None:
+    """Unless it is the first or the last that counts a measure, by which all scores change."""
+    alice = open_books(books)
+    bob = FakeAllocation(books, user="bob", allocation=2)
+    bob.new(2, 90 * DAY)
+    use(books, alice, 10, 600)
+    limit(books)
+
+    def versions() -> dict[str, Any]:
+        """Which transaction wrote each user's hour last."""
+        rows = books.query(
+            "SELECT user_id, h.xmin::text AS version FROM accounting.user_usage_hourly h"
+            " JOIN accounting.users USING (user_key)"
+        )
+        return {row["user_id"]: row["version"] for row in rows}
+
+    before = versions()
+    assert limit(books, user="alice", per="day", amount=500).reached == 1
+    assert limit(books, user="alice", per="day", amount=700).cleared == 1
+    assert limit(books, user="alice", per="day", amount=600).reached == 1
+    assert remove_limit(books.engine, 2) == 1
+    after = versions()
+    assert (after["bob"], after["alice"] == before["alice"]) == (before["bob"], False)
+    limit(books, user="alice", measure="sessions", amount=5)
+    assert versions()["bob"] != after["bob"]
+    after = versions()
+    remove_limit(books.engine, 3)
+    assert versions()["bob"] != after["bob"]
+    assert list(verify(books.engine)) == []
+
+
 def test_a_realm_with_limits_is_not_removed(books: Books) -> None:
     set_realm_rule(books, "example.org", anchor_day=1)
     limit(books)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import NamedTuple
+from uuid import UUID
 
 from sqlalchemy import Connection
 
@@ -76,15 +77,20 @@ def evaluate(
 
 
 def evaluate_realm(
-    connection: Connection, rules: RealmRules, realm_id: int, *, removed: int | None = None
+    connection: Connection,
+    rules: RealmRules,
+    realm_id: int,
+    *,
+    user_key: UUID | None = None,
+    removed: int | None = None,
 ) -> Changes:
-    """Evaluate all limits of a realm for all of its usage.
+    """Evaluate all limits of a realm for all of its usage, or for that of one user.
 
     ``removed``: a limit that is removed meanwhile. What it has reached in the buckets that run now
     is cleared; the others' next checks are set without it. The caller holds the lock ``rollup``,
     and has staged no usage.
     """
-    limited = stage_realm(connection, rules, realm_id)
+    limited = stage_realm(connection, rules, realm_id, user_key)
     if not limited.lengths:
         return Changes(0, 0)
     changes = _change_states(connection, limited, removed)
@@ -96,8 +102,10 @@ def evaluate_realm(
     return changes
 
 
-def stage_realm(connection: Connection, rules: RealmRules, realm_id: int) -> Limited:
-    """Stage the usage of all limits of a realm; returns what is limited."""
+def stage_realm(
+    connection: Connection, rules: RealmRules, realm_id: int, user_key: UUID | None = None
+) -> Limited:
+    """Stage the usage of all limits of a realm, or of one user; returns what is limited."""
     limited = prepare(connection, [realm_id])
     if not limited.lengths:
         limit_queries.stage_buckets(connection, (), {})
@@ -112,9 +120,9 @@ def stage_realm(connection: Connection, rules: RealmRules, realm_id: int) -> Lim
         for hour in rollup_queries.hours_between(connection, realm_id, since, until)
     ]
     limit_queries.stage_buckets(connection, _buckets(limited, {realm_id: rules}, hours), folds)
-    limit_queries.stage_all_users(connection)
+    limit_queries.stage_users(connection, user_key)
     limit_queries.stage_checks(connection)
-    limit_queries.stage_lost_states(connection, realm_id)
+    limit_queries.stage_lost_states(connection, realm_id, user_key)
     limit_queries.count_usage(connection, _lengths(limited))
     return limited
 

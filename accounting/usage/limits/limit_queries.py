@@ -59,6 +59,14 @@ class Limit(NamedTuple):
     amount: int
 
 
+class WhoseLimit(NamedTuple):
+    """Whose usage a limit is of, and what it counts. ``user_key``: of one user's."""
+
+    realm_id: int
+    user_key: UUID | None
+    measure: str
+
+
 class StoredLimit(NamedTuple):
     """What can change of a limit."""
 
@@ -137,12 +145,23 @@ def change_limit(connection: Connection, limit_id: int, values: Mapping[str, Any
     connection.execute(_QUERIES.text("change_limit"), {"limit_id": limit_id, **values})
 
 
-def realm_of_limit(connection: Connection, limit_id: int) -> int | None:
-    """The realm of a limit; None for an unknown limit."""
-    realm_id: int | None = connection.execute(
-        _QUERIES.text("realm_of_limit"), {"limit_id": limit_id}
-    ).scalar()
-    return realm_id
+def find_whose(connection: Connection, limit_id: int) -> WhoseLimit | None:
+    """Whose usage a limit is of; None for an unknown limit."""
+    row = connection.execute(_QUERIES.text("whose_limit"), {"limit_id": limit_id}).one_or_none()
+    return None if row is None else WhoseLimit(*row)
+
+
+def only_user(connection: Connection, limit_id: int) -> UUID | None:
+    """The user whom alone it concerns that a limit is set or removed; None: all of the realm.
+
+    The scores of all users change with the first and the last limit of users that counts a measure.
+    """
+    whose = find_whose(connection, limit_id)
+    if whose is None or whose.user_key is None:
+        return None
+    values = {"realm_id": whose.realm_id, "measure": whose.measure, "limit_id": limit_id}
+    has_others = connection.execute(_QUERIES.text("counts_measure"), values).scalar_one()
+    return whose.user_key if has_others else None
 
 
 def delete_limit(connection: Connection, limit_id: int) -> None:
@@ -199,11 +218,12 @@ def note_periods(connection: Connection) -> None:
     connection.execute(_QUERIES.text("note_limit_periods"))
 
 
-def stage_all_users(connection: Connection) -> None:
-    """Stage everyone with usage in the staged buckets."""
+def stage_users(connection: Connection, user_key: UUID | None) -> None:
+    """Stage everyone with usage in the staged buckets, or only one user."""
     for level, length in _LEVELS.items():
         connection.execute(
-            _QUERIES.text("stage_all_users", usage=f"user_usage_{length}"), {"level": level}
+            _QUERIES.text("stage_users", usage=f"user_usage_{length}"),
+            {"level": level, "user_key": user_key},
         )
 
 
@@ -214,9 +234,10 @@ def stage_checks(connection: Connection) -> None:
         connection.execute(_QUERIES.text("stage_checks"), {"realm_key": REALM_KEY})
 
 
-def stage_lost_states(connection: Connection, realm_id: int) -> None:
-    """Stage what is reached in a realm where no usage is staged."""
-    connection.execute(_QUERIES.text("stage_lost_states"), {"realm_id": realm_id})
+def stage_lost_states(connection: Connection, realm_id: int, user_key: UUID | None) -> None:
+    """Stage what is reached in a realm, or by one user, where no usage is staged."""
+    values = {"realm_id": realm_id, "user_key": user_key}
+    connection.execute(_QUERIES.text("stage_lost_states"), values)
 
 
 def count_usage(connection: Connection, lengths: Iterable[str]) -> None:

@@ -82,7 +82,12 @@ def set_limit(
             limit_id = before.limit_id
             if is_changed:
                 limit_queries.change_limit(connection, limit_id, values)
-        changes = evaluation.evaluate_realm(connection, read_rules(connection, realm_id), realm_id)
+        changes = evaluation.evaluate_realm(
+            connection,
+            read_rules(connection, realm_id),
+            realm_id,
+            user_key=limit_queries.only_user(connection, limit_id),
+        )
         return SetLimit(
             limit_id=limit_id,
             before=before,
@@ -100,8 +105,13 @@ def remove_limit(engine: Engine, limit_id: int) -> int:
     """
     with lost_connections(), engine.begin() as connection:
         lock(connection, "rollup")
-        realm_id = limit_queries.realm_of_limit(connection, limit_id)
-        if realm_id is None:
+        whose = limit_queries.find_whose(connection, limit_id)
+        if whose is None:
             raise UsageError(f"there is no limit {limit_id}: `turn-accounting limit list`")
-        rules = read_rules(connection, realm_id)
-        return evaluation.evaluate_realm(connection, rules, realm_id, removed=limit_id).cleared
+        return evaluation.evaluate_realm(
+            connection,
+            read_rules(connection, whose.realm_id),
+            whose.realm_id,
+            user_key=limit_queries.only_user(connection, limit_id),
+            removed=limit_id,
+        ).cleared

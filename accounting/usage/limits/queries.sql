@@ -87,9 +87,16 @@ UPDATE accounting.limits SET
     set_at = accounting.database_now()
 WHERE limit_id = :limit_id;
 
--- name: realm_of_limit
--- The realm of a limit.
-SELECT realm_id FROM accounting.limits WHERE limit_id = :limit_id;
+-- name: whose_limit
+-- The realm of a limit, its user if it is of one, and what it counts.
+SELECT realm_id, user_key, measure FROM accounting.limits WHERE limit_id = :limit_id;
+
+-- name: counts_measure
+-- Whether another limit of a realm's users than this one counts the same.
+SELECT EXISTS (
+    SELECT FROM accounting.limits
+    WHERE realm_id = :realm_id AND measure = :measure AND whom <> 'realm' AND limit_id <> :limit_id
+);
 
 -- name: delete_limit
 -- Deletes a limit and its states.
@@ -150,14 +157,15 @@ WHERE p.starts_at <= excluded.starts_at
     AND (p.starts_at, p.ends_at, p.time_zone)
         <> (excluded.starts_at, excluded.ends_at, excluded.time_zone);
 
--- name: stage_all_users
--- Stages everyone who has usage in the staged buckets of one length, by :"usage".
+-- name: stage_users
+-- Stages everyone who has usage in the staged buckets of one length, by :"usage"; or only one of them.
 INSERT INTO staged_limit_users
 SELECT DISTINCT b.realm_id, u.user_key, b.starts_at
 FROM staged_limit_buckets b
 JOIN accounting.:"usage" u
     ON u.realm_id = b.realm_id AND u.starts_at >= b.starts_at AND u.starts_at < b.ends_at
-WHERE b.level = :level;
+WHERE b.level = :level
+    AND (CAST(:user_key AS uuid) IS NULL OR u.user_key = CAST(:user_key AS uuid));
 
 -- name: stage_last_hours
 -- Stages the last hour for users with another hour that changed: its score holds only while no other
@@ -195,13 +203,15 @@ JOIN accounting.limits l
     ON l.realm_id = b.realm_id AND l.whom = 'realm' AND l.per = b.per AND l.set_at < b.ends_at;
 
 -- name: stage_lost_states
--- Stages what a realm has reached where no usage is staged: the bucket or its usage no longer exists.
+-- Stages what a realm, or one user, has reached where no usage is staged: the bucket or its usage no
+-- longer exists.
 INSERT INTO staged_limit_checks
 SELECT DISTINCT s.limit_id, l.realm_id, s.user_key, 'hour', s.starts_at, s.ends_at, s.time_zone,
     s.starts_at, s.starts_at
 FROM accounting.limit_states s
 JOIN accounting.limits l USING (limit_id)
 WHERE l.realm_id = :realm_id AND s.cleared_at IS NULL AND s.ends_at > l.set_at
+    AND (CAST(:user_key AS uuid) IS NULL OR s.user_key = CAST(:user_key AS uuid))
     AND NOT EXISTS (
         SELECT FROM staged_limit_checks c
         WHERE c.limit_id = s.limit_id AND c.user_key = s.user_key AND c.starts_at = s.starts_at
