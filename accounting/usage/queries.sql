@@ -60,7 +60,8 @@ GROUP BY realm_id, user_key, starts_at;
 
 -- name: dequeue_server_deltas
 -- Deletes the server deltas, stages their sums, and returns the hours that they change. What was
--- received in the last minutes also goes to its slots of ten seconds.
+-- received in the last minutes also goes to its slots of ten seconds, in shares that are rounded so that
+-- they add up.
 WITH taken AS (
     DELETE FROM accounting.server_deltas RETURNING *
 ),
@@ -88,15 +89,22 @@ traffic AS (
     INSERT INTO accounting.server_traffic AS k (
         slot_at, realm_id, server, received_bytes, sent_bytes, sessions_started
     )
-    SELECT p.slot_at, t.realm_id, t.server, round(sum(t.received_bytes * p.share)),
-        round(sum(t.sent_bytes * p.share)), round(sum(t.sessions_started * p.share))
+    SELECT p.slot_at, t.realm_id, t.server,
+        sum(round(t.received_bytes * p.until_share) - round(t.received_bytes * p.from_share)),
+        sum(round(t.sent_bytes * p.until_share) - round(t.sent_bytes * p.from_share)),
+        sum(round(t.sessions_started * p.until_share) - round(t.sessions_started * p.from_share))
     FROM taken t
     CROSS JOIN LATERAL (
-        SELECT slot_at, CASE WHEN t.received_from >= t.received_until THEN 1 ELSE
-            extract(epoch FROM least(slot_at + interval '10 seconds', t.received_until)
-                - greatest(slot_at, t.received_from))
-            / extract(epoch FROM t.received_until - t.received_from)
-        END AS share
+        SELECT slot_at,
+            CASE WHEN t.received_from >= t.received_until THEN 0 ELSE
+                extract(epoch FROM greatest(slot_at, t.received_from) - t.received_from)
+                / extract(epoch FROM t.received_until - t.received_from)
+            END AS from_share,
+            CASE WHEN t.received_from >= t.received_until THEN 1 ELSE
+                extract(epoch FROM least(slot_at + interval '10 seconds', t.received_until)
+                    - t.received_from)
+                / extract(epoch FROM t.received_until - t.received_from)
+            END AS until_share
         FROM generate_series(
             date_bin('10 seconds', greatest(
                 least(t.received_from, t.received_until),
@@ -105,7 +113,7 @@ traffic AS (
             t.received_until, interval '10 seconds'
         ) AS slot_at
     ) p
-    WHERE p.share > 0
+    WHERE p.until_share > p.from_share
     GROUP BY p.slot_at, t.realm_id, t.server
     ORDER BY p.slot_at, t.realm_id, t.server
     ON CONFLICT (slot_at, realm_id, server) DO UPDATE SET

@@ -231,6 +231,19 @@ def test_traffic_that_is_loaded_late_is_spread_over_the_time_of_its_batch(books:
     assert rates(books) == [(FIRST, 1, 0, 100, 0, 100)]
 
 
+def test_no_session_is_lost_where_a_batch_is_spread(books: Books) -> None:
+    """Each of four slots has a quarter of the only session that started, and of three bytes."""
+    run_jobs_at(books, 0)
+    FakeAllocation(books).new(39, 7200)
+    FakeAllocation(books).interim(40, 1, 3, 0, 0)
+    run_jobs_at(books, 40)
+    [row] = books.query(
+        "SELECT sum(sessions_started) AS sessions, sum(received_bytes) AS bytes"
+        " FROM accounting.server_traffic"
+    )
+    assert row == {"sessions": 1, "bytes": 3}
+
+
 def test_what_moves_to_a_server_that_becomes_known_is_in_no_rate(books: Books) -> None:
     """It was reported before, in its own time; a rate is never negative."""
     old = FakeAllocation(books, server_address=None)
