@@ -3,7 +3,7 @@
 # database inside would share the container's fate, be out of reach of backups, and prevent replacing
 # the container while it runs. The page, the API and webhooks (extras web and webhooks) are in it.
 #
-#   docker build -t turn-accounting .
+#   make image      # tags it `turn-accounting`, also with its version
 #   docker run -v turn-accounting:/data -e ACCOUNTING_DATABASE_URL=... -e ACCOUNTING_REDIS_URL=... turn-accounting
 
 FROM python:3.12-slim AS build
@@ -33,6 +33,9 @@ RUN mkdir -p /venv/share/turn-accounting \
         > /venv/share/turn-accounting/sbom.cdx.json
 
 FROM python:3.12-slim
+ARG VERSION
+LABEL org.opencontainers.image.title=turn-accounting \
+      org.opencontainers.image.version=$VERSION
 # The group 0 may write there, as any user that OpenShift chooses is of it.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /data --shell /usr/sbin/nologin turn-accounting \
  && install -d -o turn-accounting -g 0 -m 0770 /data

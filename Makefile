@@ -12,7 +12,11 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
 	>/dev/null 2>&1 && echo $$python && break; done)
 
-.PHONY: demo test long wheel-test check fmt bench settings chaos histories screenshots lock clean help
+# pyproject.toml alone says it.
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+
+.PHONY: demo test long wheel-test check fmt bench settings chaos histories screenshots lock dist image \
+	clean help
 
 demo: $(STAMP) ## See it work: a closed month, servers, a simulated fleet, the books (half a minute)
 	@$(BIN)/python -m accounting demo
@@ -23,7 +27,7 @@ test: $(STAMP) ## Run the tests (real Postgres and Valkey; Redis and coturn wher
 long: $(STAMP) ## Run the long forms of some tests (six minutes)
 	$(BIN)/pytest -m long -n $(WORKERS) --dist worksteal
 
-wheel-test: $(STAMP) ## Build the wheel, compiled and not, and test the compiled one (two minutes)
+wheel-test: $(STAMP) ## Build wheels and sdist, test them, and install them as operators do (four minutes)
 	@PYTEST_ADDOPTS="-n $(WORKERS)" $(BIN)/python -m tests.wheel
 
 check: $(STAMP) ## Check style, types and the walls between packages
@@ -61,10 +65,17 @@ screenshots: $(STAMP) ## Take the pictures in docs/images again (half a minute; 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	--python-version 3.11 --custom-compile-command "make lock" $(UPGRADE)
 lock: $(STAMP) ## Lock the dependencies with their hashes
-	$(BIN)/pip install --quiet uv
 	$(COMPILE) pyproject.toml --all-extras --group dev --output-file requirements-dev.lock
 	$(COMPILE) pyproject.toml --extra web --extra webhooks --constraint requirements-dev.lock --output-file requirements.lock
 	$(COMPILE) --group build --constraint requirements-dev.lock --output-file requirements-build.lock
+
+dist: $(STAMP) ## Build what a release publishes: the sdist, and the wheel of Python only
+	rm -rf dist
+	ACCOUNTING_COMPILE=0 $(BIN)/python -m hatchling build -d dist
+
+DOCKER ?= docker
+image: ## Build the container image, tagged with its version (DOCKER=podman)
+	$(DOCKER) build --build-arg VERSION=$(VERSION) --tag turn-accounting:$(VERSION) --tag turn-accounting .
 
 clean: ## Remove the environment, caches and the demo's data
 	if [ -e .demo/turn-accounting-demo ]; then rm -rf .demo; fi  # not after an `up` on it

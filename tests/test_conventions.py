@@ -2,10 +2,13 @@
 
 import ast
 import re
+import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -75,6 +78,22 @@ def used_names(tree: ast.Module) -> Iterator[str]:
             yield ast.unparse(node)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             yield node.func.id
+
+
+def test_one_file_says_the_version_and_everything_else_has_it_from_there() -> None:
+    """The changelog names it too, as its newest section; `make image` passes it to the image."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    version = project["version"]
+    assert metadata.version(project["name"]) == version, "the environment is older: make check"
+    literal = re.compile(rf"(?<![\d.]){re.escape(version)}(?![\w.]*\d)".encode())
+    naming = [path for path in project_files() if literal.search(path.read_bytes())]
+    assert [str(path.relative_to(ROOT)) for path in naming] == ["CHANGELOG.md", "pyproject.toml"]
+    headings = re.findall(r"^## \[(.*?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[:2] == ["Unreleased", version]
+    dry_run = ("make", "--dry-run", "--no-print-directory", "image")
+    shown = subprocess.run(dry_run, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert f"--build-arg VERSION={version} --tag turn-accounting:{version} " in shown
+    assert "org.opencontainers.image.version=$VERSION" in (ROOT / "Dockerfile").read_text()
 
 
 def test_no_file_contains_the_address_of_a_package_index() -> None:

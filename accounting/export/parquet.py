@@ -9,6 +9,7 @@ from typing import Final
 
 from accounting.errors import ConfigurationError
 from accounting.export.copy_format import DECIMAL_PLACES, DECIMAL_PRECISION, Column
+from accounting.installation import missing_extra
 
 ROW_GROUP_SIZE: Final = 1 << 16
 _BLOCK_BYTES: Final = 1 << 20
@@ -18,9 +19,7 @@ _DECIMAL_PLACES: Final = 6
 def require_pyarrow() -> None:
     """Raise ConfigurationError if pyarrow is not installed."""
     if find_spec("pyarrow") is None:
-        raise ConfigurationError(
-            "Parquet needs pyarrow, which is not installed: pip install 'turn-accounting[parquet]'"
-        )
+        raise ConfigurationError(missing_extra("Parquet needs", "pyarrow", "parquet"))
 
 
 def write_parquet(columns: Sequence[Column], csv_chunks: Iterator[bytes], out: object) -> int:

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import Final
 
 from accounting.errors import AccountingError, ConfigurationError
+from accounting.installation import missing_extra
 
 _LOGGERS: Final = (
     "adlfs", "aiobotocore", "asyncio", "asyncssh", "azure", "botocore", "fsspec", "gcsfs", "google",
@@ -17,10 +18,7 @@ _LOGGERS: Final = (
 def require_library(scheme: str, module: str) -> None:
     """Raise ConfigurationError if the library of a scheme is not installed."""
     if find_spec(module) is None:
-        raise ConfigurationError(
-            f"{scheme}:// needs {module}, which is not installed:"
-            f" pip install 'turn-accounting[{scheme}]'"
-        )
+        raise ConfigurationError(missing_extra(f"{scheme}:// needs", module, scheme))
 
 
 def silence_libraries() -> None:

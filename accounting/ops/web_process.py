@@ -16,6 +16,7 @@ import structlog
 from accounting.config import UNIX_PREFIX, Settings, environment_variable
 from accounting.config.loading import file_variable
 from accounting.config.settings import PREFIX
+from accounting.installation import install_command
 from accounting.ops.fork_server import ProcessStarter
 from accounting.ops.processes import ChildProcess
 
@@ -56,14 +57,13 @@ def web_process(
     """
     if settings.web_listen == "off":
         return None
-    for name in LIBRARIES:
-        if importlib.util.find_spec(name) is None:
-            log.warning(
-                "the page is not served: `pip install 'turn-accounting[web]'`, or set "
-                "ACCOUNTING_WEB_LISTEN=off",
-                missing=name,
-            )
-            return None
+    if missing := missing_library():
+        log.warning(
+            "the page is not served: install the extra web, or set ACCOUNTING_WEB_LISTEN=off",
+            missing=missing,
+            install=install_command("web"),
+        )
+        return None
     address = settings.web_listen or f"{ADDRESS}:{_choose_port(settings.data_dir)}"
     environment = _environment(settings, embedded_url)
     environment[environment_variable("web_listen")] = address
@@ -77,6 +77,11 @@ def web_process(
     )
     is_tcp = not address.startswith(UNIX_PREFIX)
     return WebProcess(process, f"http://{address}{settings.web_root_path}/" if is_tcp else address)
+
+
+def missing_library() -> str:
+    """The first library of the extra ``web`` that is not installed; empty where all are."""
+    return next((name for name in LIBRARIES if importlib.util.find_spec(name) is None), "")
 
 
 def _environment(settings: Settings, embedded_url: str | None) -> dict[str, str]:

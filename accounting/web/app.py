@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from accounting.errors import AccountingError, ConnectionLost
+from accounting.installation import version
 from accounting.reporting.reader import DatabaseReader
 from accounting.web import api, pages
 from accounting.web.access.log_ins import LogIns
@@ -45,6 +46,7 @@ def create_app(
     app = FastAPI(
         title="turn-accounting",
         summary="Usage of a TURN server: sessions, usage, statements and the feed.",
+        version=version(),
         openapi_url=None,  # the API has its own, which reads the views
         docs_url=None,  # they would load scripts from elsewhere
         redoc_url=None,

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from accounting.errors import ConfigurationError
+from accounting.installation import missing_extra
 
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105  # what a secret begins with
 SECRET_BYTES: Final = 32
@@ -49,5 +50,5 @@ def require_libraries() -> None:
         import standardwebhooks  # noqa: F401, PLC0415
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"webhooks need the library {error.name}: pip install 'turn-accounting[webhooks]'"
+            missing_extra("webhooks need", str(error.name), "webhooks")
         ) from None

@@ -84,7 +84,7 @@ def build(directory: Path) -> Stage:
                 copy(stages, context, shlex.split(rest))
             case "RUN":
                 run(stages[-1], rest)
-            case "USER" | "VOLUME" | "HEALTHCHECK" | "ENTRYPOINT" | "CMD":
+            case "ARG" | "LABEL" | "USER" | "VOLUME" | "HEALTHCHECK" | "ENTRYPOINT" | "CMD":
                 stages[-1].settings[word] = rest
             case _:
                 raise AssertionError(f"an instruction that this does not know: {word} {rest}")

@@ -10,6 +10,7 @@ import pytest
 
 from accounting.feed.number_feed import number_feed
 from accounting.feed.outbox import enqueue_event
+from accounting.installation import missing_extra
 from accounting.webhooks.delivery import deliver
 from tests.support.billing_scenarios import close_november
 from tests.support.books import READER, WRITER, Books
@@ -157,7 +158,7 @@ def test_without_endpoints_the_job_imports_nothing_and_without_the_extra_it_says
     )  # fmt: skip
     idle, said = done.stdout.splitlines()
     assert idle == "0"
-    assert said == "webhooks need the library httpcore: pip install 'turn-accounting[webhooks]'"
+    assert said == missing_extra("webhooks need", "httpcore", "webhooks")
     assert webhook_row(books, 1)["lease"] is None
 
 

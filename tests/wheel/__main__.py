@@ -1,4 +1,4 @@
-"""Builds the wheel with and without a C compiler, and runs tests with the compiled one installed.
+"""Builds what a release publishes, installs it, and runs tests with the compiled wheel installed.
 
     python -m tests.wheel                           # as `make wheel-test`
     python -m tests.wheel benchmarks --only load    # another program of the checkout
@@ -37,6 +37,8 @@ puts a bug into a class of a compiled module, which is not possible."""
 MODULES: Final[Sequence[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"][
     "hatch"
 ]["build"]["targets"]["wheel"]["hooks"]["custom"]["modules"]
+INSTALLED_TESTS: Final = ("tests/wheel/distributions.py", "tests/wheel/installed.py")
+NOT_COMPILED: Final = {"ACCOUNTING_COMPILE": "0"}
 WITHOUT_COMPILER: Final = {"PATH": "/nonexistent"}
 PRINT_FILES: Final = (
     "import sys; from importlib import import_module;"
@@ -44,12 +46,26 @@ PRINT_FILES: Final = (
 )
 
 
-def build(directory: Path, environment: Mapping[str, str]) -> Path:
-    """Build the wheel into an empty directory, and return its path."""
-    command = (sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", directory)
-    subprocess.run(command, cwd=ROOT, env=os.environ | environment, check=True)
-    (wheel,) = directory.iterdir()
-    return wheel
+def build(
+    directory: Path, environment: Mapping[str, str], *, source: Path = ROOT, target: str = "wheel"
+) -> Path:
+    """Build the wheel, or the sdist, into a directory without one, and return its path."""
+    before = set(directory.glob("*"))
+    command = (sys.executable, "-m", "hatchling", "build", "-t", target, "-d", directory)
+    subprocess.run(command, cwd=source, env=os.environ | environment, check=True)
+    (built,) = set(directory.iterdir()) - before
+    return built
+
+
+def build_release(directory: Path) -> None:
+    """What a release publishes, as `make dist` builds it, and the wheel that its sdist builds."""
+    wheel = build(directory, NOT_COMPILED)
+    sdist = build(directory, {}, target="sdist")
+    with tempfile.TemporaryDirectory() as temporary:
+        shutil.unpack_archive(sdist, temporary, filter="data")
+        (source,) = Path(temporary).iterdir()
+        again = build(directory / "of-sdist", NOT_COMPILED, source=source)
+    assert again.name == wheel.name
 
 
 def install(wheel: Path, directory: Path) -> Path:
@@ -76,12 +92,14 @@ def check_compiled(python: Path, directory: Path) -> None:
 def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
-        for name, environment in (
-            ("not-wanted", {"ACCOUNTING_COMPILE": "0"}),
-            ("no-compiler", {"ACCOUNTING_COMPILE": ""} | WITHOUT_COMPILER),
-        ):
-            wheel = build(directory / name, environment)
-            assert wheel.name.endswith("-py3-none-any.whl"), wheel
+        wheel = build(directory / "no-compiler", {"ACCOUNTING_COMPILE": ""} | WITHOUT_COMPILER)
+        assert wheel.name.endswith("-py3-none-any.whl"), wheel
+        code = 0
+        if not arguments:
+            build_release(directory / "dist")
+            environment = os.environ | {"DISTRIBUTIONS": str(directory / "dist")}
+            tests = (sys.executable, "-m", "pytest", *INSTALLED_TESTS)
+            code = subprocess.run(tests, cwd=ROOT, env=environment, check=False).returncode
         wheel = build(directory / "compiled", {"ACCOUNTING_COMPILE": "1"})
         python = install(wheel, directory / "venv")
         # The tests run beside no sources of the package, which would be imported in its place.
@@ -89,7 +107,7 @@ def main(arguments: Sequence[str]) -> int:
         shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".*", "accounting", "dist"))
         check_compiled(python, checkout)
         command = (str(python), "-m", *(arguments or ("pytest", *TESTS)))
-        return subprocess.run(command, cwd=checkout, check=False).returncode
+        return subprocess.run(command, cwd=checkout, check=False).returncode or code
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import Final
 
 from accounting.domain.limits import THE_LIMIT
+from accounting.installation import install_command
 from accounting.ops.doctor.findings import Finding, error, format_bytes, ok, warning
 from accounting.ops.monitoring.health import (
     MAX_CAPTURE_LAG_SECONDS,
@@ -213,7 +214,7 @@ def _check_webhooks(database: DatabaseStatus) -> Iterator[Finding]:
             COMPONENT,
             "webhooks",
             f"the library {missing[0]} is not installed here",
-            "pip install 'turn-accounting[webhooks]' where `turn-accounting schedule` runs",
+            f"where `turn-accounting schedule` runs: {install_command('webhooks')}",
         )
     sentences = list(webhook_warnings(database))
     for sentence in sentences:

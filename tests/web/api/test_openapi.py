@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import positive_data_acceptance
 
+from accounting.installation import version
 from tests.support.api_site import Site
 
 
@@ -53,6 +54,7 @@ def test_generated_requests_get_the_answers_that_are_described(
 
 def test_everything_is_described(document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1.")
+    assert document["info"]["version"] == version()
     assert document["security"] == [{"token": []}, {"session": []}, {}]
     assert set(document["components"]["securitySchemes"]) == {"token", "session"}
     described = 0
