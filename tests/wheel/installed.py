@@ -57,14 +57,10 @@ def database(books: Books) -> dict[str, str]:
     return {"ACCOUNTING_DATABASE_URL": books.url(WRITER)}
 
 
-WAYS: Final = [
-    *(("pip", version) for version in pythons()),
-    *zip(TOOLS[1:], cycle(reversed(pythons())), strict=False),
-]
-
-
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(("tool", "version"), WAYS)
+@pytest.mark.parametrize(
+    ("tool", "version"), list(zip(TOOLS, cycle(reversed(pythons())), strict=False))
+)
 def test_without_an_extra_an_error_names_it_and_how_to_add_it_here(
     books: Books, tmp_path: Path, tool: str, version: str
 ) -> None:
