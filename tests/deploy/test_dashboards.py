@@ -93,7 +93,8 @@ def test_a_dashboard_can_be_installed_anywhere(name: str) -> None:
     source, *variables = dashboard["templating"]["list"]
     assert source["type"] == "datasource"
     sources = yaml.safe_load((GRAFANA / "provisioning" / "datasources.yaml").read_text())
-    assert source["current"]["value"] in {each["uid"] for each in sources["datasources"]}
+    types = {each["uid"]: each["type"] for each in sources["datasources"]}
+    assert types[source["current"]["value"]] == source["query"]
     wanted = {"type": source["query"], "uid": "${datasource}"}
     for each in (*panels(name), *variables, *dashboard["annotations"]["list"]):
         assert each["datasource"] == wanted
