@@ -45,12 +45,12 @@ def assert_servers_add_up(books: Books) -> None:
         of_users = _sums(books, f"user_usage_{length}")
         for dimension in ("server", "transport"):
             assert _sums(books, f"{dimension}_usage_{length}") == of_users, (dimension, length)
-            assert books.query(_WRONG_PEAKS.format(dimension, length)) == []
-    assert books.query(_WRONG_LOADS) == []
+            assert books.query(_WRONG_PEAKS.format(dimension, length), prepare=True) == []
+    assert books.query(_WRONG_LOADS, prepare=True) == []
 
 
 def _sums(books: Books, view: str) -> list[dict[str, Any]]:
-    rows = books.query(_SUMS.format(_NUMBERS, view))
+    rows = books.query(_SUMS.format(_NUMBERS, view), prepare=True)
     return [row for row in rows if any(row[name] for name in COUNTED_NUMBERS)]
 
 
