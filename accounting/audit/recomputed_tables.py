@@ -4,6 +4,7 @@ Each is named ``recomputed_`` and the stored table's name, and is dropped with i
 """
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, Final
 
 from psycopg import Cursor
@@ -50,8 +51,12 @@ _BUCKET_STATEMENTS: Final = (
 )
 
 
+@cache
 def recomputed_table(table: Table, name: str | None = None) -> Table:
-    """The scratch table with the columns of ``table``. ``name``: where it is not the usual one."""
+    """The scratch table with the columns of ``table``. ``name``: where it is not the usual one.
+
+    One object for all calls, so that its compiled statements serve each realm.
+    """
     columns = (Column(column.name, column.type) for column in table.c)
     return Table(name or f"recomputed_{table.name}", MetaData(), *columns)
 
