@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.service import ROOT
+from tests.wheel.pythons import SUPPORTED, pythons
 
 TESTS: Final = (
     "tests/domain",
@@ -96,6 +97,8 @@ def main(arguments: Sequence[str]) -> int:
         assert wheel.name.endswith("-py3-none-any.whl"), wheel
         code = 0
         if not arguments:
+            if missing := [version for version in SUPPORTED if version not in pythons()]:
+                sys.stderr.write(f"not on this machine: Python {', '.join(missing)}\n")
             build_release(directory / "dist")
             environment = os.environ | {"DISTRIBUTIONS": str(directory / "dist")}
             tests = (sys.executable, "-m", "pytest", *INSTALLED_TESTS)
