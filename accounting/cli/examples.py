@@ -239,6 +239,22 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
         "turn-accounting erase example.net carol --dry-run",
         "turn-accounting erase example.net carol",
     ),
+    "front init": (
+        "turn-accounting front init",
+        "ACCOUNTING_DATABASE_URL_FILE=front-url turn-accounting front init",
+    ),
+    "front join": (
+        "turn-accounting front join north postgresql://front@db.north.example.org/accounting",
+        "turn-accounting front join south postgresql://front@db2/accounting --password-file secret",
+    ),
+    "front list": (
+        "turn-accounting front list",
+        "turn-accounting front list --json",
+    ),
+    "front leave": (
+        "turn-accounting front leave south",
+        "ACCOUNTING_DATABASE_URL_FILE=front-url turn-accounting front leave north",
+    ),
     "db upgrade": (
         "turn-accounting db upgrade",
         "ACCOUNTING_DATABASE_URL_FILE=database-url turn-accounting db upgrade",

@@ -103,6 +103,7 @@ COMMAND_GROUPS: Final[Mapping[str, Mapping[str, CommandEntry]]] = {  # as the he
         ),
         "token": CommandEntry("token", "Create, list and revoke tokens for the page and the API."),
         "erase": CommandEntry("erase", "Erase a person's names and addresses; all figures stay."),
+        "front": CommandEntry("front", "Read and bill many cells as one."),
         "db": CommandEntry("admin", "Upgrade and check the database's schema."),
         "job": CommandEntry("admin", "Run scheduled jobs by hand."),
     },

@@ -30,6 +30,7 @@ _FILES = (
     "audit.sql",
     "ops.sql",
     "access.sql",
+    "front.sql",
     "reporting.sql",
 )
 

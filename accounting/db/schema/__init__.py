@@ -27,6 +27,7 @@ from accounting.db.schema.feed import (
     feed_consumers,
     feed_outbox,
 )
+from accounting.db.schema.front import cells, front, membership
 from accounting.db.schema.identities import (
     erasures,
     installation,
@@ -99,6 +100,7 @@ __all__ = [
     "buckets",
     "capture_gaps",
     "carried_sessions",
+    "cells",
     "dimension_peaks",
     "dimension_peaks_hourly",
     "dropped_positions",
@@ -112,6 +114,7 @@ __all__ = [
     "finalized_sessions",
     "fold_watermarks",
     "former_source_names",
+    "front",
     "installation",
     "job_runs",
     "key_sightings",
@@ -119,6 +122,7 @@ __all__ = [
     "limit_states",
     "limits",
     "locks",
+    "membership",
     "message_counts",
     "metadata",
     "peak_deltas",

@@ -1,0 +1,129 @@
+"""The commands for many cells read as one: ``front init|join|list|leave``."""
+
+import sys
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from accounting.cli.arguments import list_options, name_argument
+from accounting.cli.output import write, write_message
+from accounting.cli.resources import command_settings
+from accounting.cli.rows import ListForm, Listing, arranged, write_list
+from accounting.cli.table import Column, Kind
+from accounting.domain.human_text import minute
+from accounting.errors import UsageError
+
+if TYPE_CHECKING:
+    from accounting.db.engine import Engine
+
+_CELLS: Final = Listing(
+    plain={
+        "cell": "cell",
+        "url": "url",
+        "state": "state",
+        "revision": "revision",
+        "joined_at": "joined",
+    },
+    columns=(
+        Column(field="cell", heading="cell", kind=Kind.NAME),
+        Column(field="state", heading="state", kind=Kind.TEXT),
+        Column(field="url", heading="url", kind=Kind.NAME),
+        Column(field="revision", heading="revision"),
+        Column(field="joined_at", heading="joined (UTC)", text=minute, rank=1),
+    ),
+    rank="cell",
+    empty="No cell has joined yet: `turn-accounting front join NAME URL`.",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group ``front``."""
+    group = typer.Typer(help="Read and bill many cells as one.", no_args_is_help=True)
+    group.command("init")(init)
+    group.command("join")(join)
+    group.command("list")(list_all)
+    group.command("leave")(leave)
+    app.add_typer(group, name="front")
+
+
+def init() -> None:
+    """Make the database of ACCOUNTING_DATABASE_URL a front.
+
+    It gets this version's schema and the extension postgres_fdw, so it needs a
+    login that may create both. It has no sources of its own.
+    """
+    from accounting.front.join import make_front
+
+    with _owner_engine() as engine:
+        make_front(engine)
+    write_message("this database is a front: `turn-accounting front join NAME URL` adds a cell")
+
+
+def join(
+    name: Annotated[str, typer.Argument(parser=name_argument, help="Name of the cell.")],
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="postgresql://user@host/database of the cell.")
+    ],
+    password_file: Annotated[
+        str | None,
+        typer.Option(
+            "--password-file", metavar="FILE", help="Has the password; - is standard input."
+        ),
+    ] = None,
+) -> None:
+    """Let a cell join, or join again with another URL or password.
+
+    The cell gets the schema, if it has none, and the key of this installation,
+    if it has no users yet. The front reads it with the reader's rights.
+    """
+    from accounting.front.join import join_cell
+
+    password = None if password_file is None else _read_password(password_file)
+    with _owner_engine() as engine:
+        join_cell(engine, name, url, password)
+    write_message(f"cell '{name}' has joined")
+
+
+@list_options(lambda: _CELLS)
+def list_all(*, form: ListForm) -> None:
+    """List the cells, and whether each answers."""
+    from accounting.front.status import cell_states
+
+    arrangement = _CELLS.arrangement(form)
+    with _owner_engine() as engine:
+        rows = cell_states(engine)
+    has_rows = write_list(arranged(rows, arrangement), _CELLS, form, arrangement)
+    if not has_rows and not form.for_programs:
+        write(f"{_CELLS.empty}\n")
+
+
+def leave(
+    name: Annotated[str, typer.Argument(parser=name_argument, help="Name of the cell.")],
+) -> None:
+    """Let a cell leave: the front reads it no more. Its own books stay as they are."""
+    from accounting.front import join as front_join
+
+    with _owner_engine() as engine:
+        unreachable = front_join.leave(engine, name)
+    write_message(f"cell '{name}' has left")
+    if unreachable is not None:
+        write_message(f"it does not know: {unreachable}")
+
+
+def _owner_engine() -> AbstractContextManager["Engine"]:
+    from accounting.ops import servers
+
+    return servers.database(command_settings(), may_create=True)
+
+
+def _read_password(path: str) -> str:
+    """A secret from a file or from standard input, without the end of its line."""
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"can't read the password from {path}: {error}") from None
+    if not (password := text.rstrip("\r\n")):
+        raise UsageError(f"no password in {path}")
+    return password

@@ -1,0 +1,82 @@
+"""The cells of a front, and connections to their databases."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Connection, Engine
+
+from accounting.db.engine import lost_connections, open_engine
+from accounting.db.queries import Queries
+from accounting.errors import AccountingError, ConnectionLost, UsageError, unknown_name
+from accounting.front.cell_url import with_password
+
+_QUERIES: Final = Queries("accounting.front")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """A cell as its front knows it. ``url``: without a password."""
+
+    cell_id: int
+    cell: str
+    url: str
+    revision: str
+    joined_at: datetime
+
+
+def is_front(connection: Connection) -> bool:
+    """Whether this database is a front."""
+    return bool(connection.execute(_QUERIES.text("is_front")).scalar_one())
+
+
+def require_front(connection: Connection) -> None:
+    """Raise UsageError unless this database is a front."""
+    if not is_front(connection):
+        raise UsageError("this database is no front: `turn-accounting front init` makes it one")
+
+
+def read_cells(connection: Connection) -> list[Cell]:
+    """The cells of this front, by name; none where it is no front."""
+    rows = connection.execute(_QUERIES.text("read_cells")).mappings()
+    return [Cell(**row) for row in rows]
+
+
+def find_cell(connection: Connection, name: str) -> Cell:
+    """A cell by its name. Raises UsageError for an unknown one."""
+    cells = {cell.cell: cell for cell in read_cells(connection)}
+    if name not in cells:
+        raise unknown_name("cell", name, cells.keys())
+    return cells[name]
+
+
+@contextmanager
+def open_cell(engine: Engine, cell: Cell) -> Iterator[Engine]:
+    """The database of a cell, with the rights of the front's login there.
+
+    Within the block, errors of its connection name the cell.
+    """
+    with lost_connections(), engine.connect() as connection:
+        password = connection.execute(
+            _QUERIES.text("cell_password"), {"cell": cell.cell}
+        ).scalar_one()
+    with open_cell_url(cell.cell, cell.url, password) as cell_engine:
+        yield cell_engine
+
+
+@contextmanager
+def open_cell_url(name: str, url: str, password: str | None) -> Iterator[Engine]:
+    """As :func:`open_cell`, for a cell that the front does not know yet."""
+    cell_engine = open_engine(
+        with_password(url, password), application_name="turn-accounting front"
+    )
+    try:
+        yield cell_engine
+    except ConnectionLost as error:
+        raise ConnectionLost(f"cell '{name}': {error}") from error
+    except AccountingError as error:
+        raise type(error)(f"cell '{name}': {error}") from error
+    finally:
+        cell_engine.dispose()

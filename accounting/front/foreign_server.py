@@ -1,0 +1,60 @@
+"""The foreign server of a cell, its user mapping, and the views over all cells."""
+
+from collections.abc import Mapping
+
+from psycopg import sql
+from sqlalchemy import Connection
+
+from accounting.db.engine import psycopg_connection
+from accounting.db.queries import Queries
+from accounting.front.cell_url import login_options, server_options
+
+_QUERIES = Queries("accounting.front")
+
+
+def create_server(connection: Connection, cell: str, url: str, password: str | None) -> None:
+    """Create the foreign server of a cell anew. Its views are redefined afterwards.
+
+    Only a superuser may map a login that needs no password.
+    """
+    server = sql.Identifier(f"cell_{cell}")
+    cursor = psycopg_connection(connection).cursor()
+    cursor.execute(sql.SQL("DROP SERVER IF EXISTS {} CASCADE").format(server))
+    cursor.execute(
+        sql.SQL("CREATE SERVER {} FOREIGN DATA WRAPPER postgres_fdw OPTIONS ({})").format(
+            server, _options(server_options(url))
+        )
+    )
+    cursor.execute(
+        sql.SQL("ALTER SERVER {} OWNER TO turn_accounting_owner").format(server),
+    )
+    cursor.execute(
+        sql.SQL("CREATE USER MAPPING FOR turn_accounting_owner SERVER {} OPTIONS ({})").format(
+            server, _options(login_options(url, password))
+        )
+    )
+
+
+def drop_server(connection: Connection, cell: str) -> None:
+    """Drop the foreign server and the foreign tables of a cell that no view reads any more."""
+    cursor = psycopg_connection(connection).cursor()
+    name = sql.Identifier(f"cell_{cell}")
+    cursor.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(name))
+    cursor.execute(sql.SQL("DROP SERVER IF EXISTS {} CASCADE").format(name))
+
+
+def import_views(connection: Connection, cell: str) -> None:
+    """Make the foreign tables of a cell, by asking it for its views."""
+    connection.execute(_QUERIES.text("import_cell"), {"cell": cell})
+
+
+def define_views(connection: Connection) -> None:
+    """Define the views of ``reporting`` over the cells that there are."""
+    connection.execute(_QUERIES.text("define_front_views"))
+
+
+def _options(options: Mapping[str, str]) -> sql.Composed:
+    return sql.SQL(", ").join(
+        sql.SQL("{} {}").format(sql.Identifier(name), sql.Literal(value))
+        for name, value in options.items()
+    )

@@ -1,0 +1,128 @@
+"""Make a front, and let cells join and leave it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from psycopg.errors import (
+    FeatureNotSupported,
+    InsufficientPrivilege,
+    ProhibitedSqlStatementAttempted,
+    UndefinedFile,
+)
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from accounting.db import migrations
+from accounting.db.engine import lost_connections
+from accounting.db.locks import lock
+from accounting.db.queries import Queries
+from accounting.errors import AccountingError, NotAllowed, UsageError
+from accounting.front import cells, foreign_server, membership
+from accounting.front.cell_url import checked_cell_url
+
+_QUERIES: Final = Queries("accounting.front")
+
+
+def make_front(engine: Engine) -> None:
+    """Make a database a front, with this version's schema.
+
+    Raises UsageError for one that has books of its own, or is a cell; NotAllowed for a login that
+    may not create the extension.
+    """
+    migrations.upgrade(engine)
+    with _refusals(), lost_connections(), engine.begin() as connection:
+        if connection.execute(_QUERIES.text("has_own_books")).scalar_one():
+            raise UsageError(
+                "this database has books of its own: a front has none, so make another"
+            )
+        if connection.execute(_QUERIES.text("read_membership")).one_or_none() is not None:
+            raise UsageError("this database is a cell of a front")
+        connection.execute(_QUERIES.text("create_extension"))
+        connection.execute(_QUERIES.text("let_owner_use_extension"))
+        connection.execute(_QUERIES.text("become_owner"))
+        connection.execute(_QUERIES.text("make_front"))
+        foreign_server.define_views(connection)
+
+
+def join_cell(engine: Engine, name: str, url: str, password: str | None) -> None:
+    """Let a cell join, or join again with another URL or password.
+
+    Raises UsageError for a database that can't be a cell of this front, and leaves the front as it
+    was. ``engine``: with the rights of the owner of the schema.
+    """
+    checked_cell_url(url)
+    with _refusals(), lost_connections(), engine.begin() as connection:
+        cells.require_front(connection)
+        lock(connection, "cells")
+        front = membership.FrontIdentity(connection)
+        known = {cell.cell: cell for cell in cells.read_cells(connection)}
+        with cells.open_cell_url(name, url, password) as cell_engine:
+            revision = membership.prepare_cell(cell_engine, front, name)
+        cell_id = (
+            known[name].cell_id
+            if name in known
+            else connection.execute(_QUERIES.text("free_cell_id")).scalar_one()
+        )
+        foreign_server.create_server(connection, name, url, password)
+        connection.execute(_QUERIES.text("become_owner"))
+        connection.execute(
+            _QUERIES.text("add_cell"),
+            {"cell_id": cell_id, "cell": name, "url": url, "revision": revision},
+        )
+        try:
+            foreign_server.import_views(connection, name)
+        except DBAPIError as error:
+            if isinstance(error.orig, ProhibitedSqlStatementAttempted):
+                raise UsageError(
+                    f"cell '{name}' asks for no password: let a superuser of the front join it, "
+                    "without one"
+                ) from error
+            raise
+        foreign_server.define_views(connection)
+
+
+def leave(engine: Engine, name: str) -> str | None:
+    """Let a cell leave; returns why the cell itself does not know it, if it doesn't."""
+    with _refusals(), lost_connections(), engine.begin() as connection:
+        cells.require_front(connection)
+        lock(connection, "cells")
+        cell = cells.find_cell(connection, name)
+        front = membership.FrontIdentity(connection)
+        unreachable = None
+        try:
+            with cells.open_cell(engine, cell) as cell_engine:
+                membership.forget_front(cell_engine, front)
+        except AccountingError as error:
+            unreachable = str(error)
+        connection.execute(_QUERIES.text("become_owner"))
+        connection.execute(_QUERIES.text("forget_cell"), {"cell": name})
+        foreign_server.define_views(connection)
+        foreign_server.drop_server(connection, name)
+    return unreachable
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Name the right that a login lacks."""
+    try:
+        yield
+    except DBAPIError as error:
+        if isinstance(error.orig, InsufficientPrivilege):
+            raise NotAllowed(
+                f"Postgres: {str(error.orig).splitlines()[0]}: a front is made, and cells join, "
+                "with a login that may create the extension postgres_fdw and act as "
+                "turn_accounting_owner; a cell that asks for no password needs a superuser"
+            ) from error
+        if isinstance(error.orig, FeatureNotSupported | UndefinedFile):
+            raise AccountingError(
+                f"Postgres: {str(error.orig).splitlines()[0]}: install the extension "
+                "postgres_fdw, which is part of PostgreSQL's own packages"
+            ) from error
+        raise
+
+
+def list_cells(connection: Connection) -> list[cells.Cell]:
+    """The cells of this front. Raises UsageError where it is none."""
+    cells.require_front(connection)
+    return cells.read_cells(connection)

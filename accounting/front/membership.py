@@ -1,0 +1,94 @@
+"""What the database of a cell knows of its front: the key that they share, and its name."""
+
+from typing import Final
+
+from psycopg.errors import InsufficientPrivilege
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import ProgrammingError
+
+from accounting.db import migrations
+from accounting.db.engine import lost_connections
+from accounting.db.queries import Queries
+from accounting.db.revisions import head_revision
+from accounting.errors import NotAllowed, UsageError
+
+_QUERIES: Final = Queries("accounting.front")
+
+
+def prepare_cell(engine: Engine, front: "FrontIdentity", name: str) -> str:
+    """Make a database a cell of a front, and return the revision of its schema.
+
+    A database without a schema gets it. Its key becomes that of the installation, while no name
+    was made into a key by its own. Raises UsageError for a database that can't be joined.
+    """
+    revision = migrations.current_revision(engine)
+    if revision is None:
+        revision = migrations.upgrade(engine)
+    elif revision > head_revision():
+        raise UsageError(
+            f"is at revision {revision}, and this version knows {head_revision()}: "
+            "bring the front to its version first"
+        )
+    with lost_connections(), engine.begin() as connection:
+        if connection.execute(_QUERIES.text("is_front")).scalar_one():
+            raise UsageError("is a front itself")
+        _check_collation(connection, front)
+        _check_membership(connection, front, name)
+        _share_identity_key(connection, front)
+        connection.execute(_QUERIES.text("join_front"), {"front": front.uri, "cell": name})
+    return revision
+
+
+def forget_front(engine: Engine, front: "FrontIdentity") -> None:
+    """Let a database be no cell of this front any more. It keeps its key and its books."""
+    with lost_connections(), engine.begin() as connection:
+        connection.execute(_QUERIES.text("leave_front"), {"front": front.uri})
+
+
+class FrontIdentity:
+    """What all databases of an installation share. ``uri``: a hash of the key."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Read it from the front. The connection has the rights of the writer."""
+        self.key = bytes(connection.execute(_QUERIES.text("identity_key")).scalar_one())
+        self.uri: str = connection.execute(_QUERIES.text("installation_uri")).scalar_one()
+        self.collation: str = connection.execute(_QUERIES.text("database_collation")).scalar_one()
+
+
+def _check_collation(connection: Connection, front: FrontIdentity) -> None:
+    collation = connection.execute(_QUERIES.text("database_collation")).scalar_one()
+    if collation != front.collation:
+        raise UsageError(
+            f"sorts texts by another collation ({collation}) than the front ({front.collation}), "
+            "which merges sorted lists: make the front, or the cell, with the other's locale"
+        )
+
+
+def _check_membership(connection: Connection, front: FrontIdentity, name: str) -> None:
+    row = connection.execute(_QUERIES.text("read_membership")).one_or_none()
+    if row is None:
+        return
+    if row.front != front.uri:
+        raise UsageError(f"is the cell '{row.cell}' of another front")
+    if row.cell != name:
+        raise UsageError(f"is the cell '{row.cell}' of this front already")
+
+
+def _share_identity_key(connection: Connection, front: FrontIdentity) -> None:
+    uri = connection.execute(_QUERIES.text("installation_uri")).scalar_one()
+    if uri == front.uri:
+        return
+    if connection.execute(_QUERIES.text("has_users")).scalar_one():
+        raise UsageError(
+            "has users with keys of another installation: the same user would have two keys"
+        )
+    try:
+        connection.execute(_QUERIES.text("become_owner"))
+        connection.execute(_QUERIES.text("set_identity_key"), {"key": front.key})
+    except ProgrammingError as error:
+        if isinstance(error.orig, InsufficientPrivilege):
+            raise NotAllowed(
+                "its login may not set the identity key: join once with the login that runs "
+                "`turn-accounting db upgrade` there"
+            ) from error
+        raise

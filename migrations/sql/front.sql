@@ -1,0 +1,152 @@
+-- A front reads and bills many databases, its cells, as one: foreign tables over the views of schema
+-- reporting in each cell, one schema for each, and views with the same names and columns over them.
+-- The tables of a front's own usage stay empty.
+
+-- One row if this database is a front.
+CREATE TABLE accounting.front (
+    id boolean NOT NULL DEFAULT true CONSTRAINT front_has_one_row CHECK (id),
+    initialized_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT front_pkey PRIMARY KEY (id)
+);
+GRANT SELECT ON accounting.front TO turn_accounting_writer;
+
+-- The cells of a front. The foreign server and the schema of a cell are named 'cell_' and its name.
+-- url: without a password, which is in the user mapping. revision: of its schema, when its views were
+-- imported. cell_id numbers what a cell numbers by itself (see accounting.of_cell).
+CREATE TABLE accounting.cells (
+    cell_id smallint NOT NULL,
+    cell text NOT NULL,
+    url text NOT NULL,
+    revision text NOT NULL,
+    joined_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT cells_pkey PRIMARY KEY (cell_id),
+    CONSTRAINT cell_is_unique UNIQUE (cell),
+    CONSTRAINT cell_has_a_short_name CHECK (cell ~ '^[a-z0-9][a-z0-9_-]{0,39}$'),
+    CONSTRAINT cells_are_few CHECK (cell_id BETWEEN 1 AND 1023)
+);
+GRANT SELECT ON accounting.cells TO turn_accounting_writer;
+
+-- In a cell: the front that it belongs to, and the name that it has there. front: its feed_source().
+CREATE TABLE accounting.membership (
+    id boolean NOT NULL DEFAULT true CONSTRAINT cell_is_of_one_front CHECK (id),
+    front text NOT NULL,
+    cell text NOT NULL,
+    joined_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT membership_pkey PRIMARY KEY (id)
+);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.membership TO turn_accounting_writer;
+
+-- A number that a cell gave (of a gap, say), unique over all cells of a front.
+CREATE FUNCTION accounting.of_cell(cell_id smallint, number bigint) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN number * 1024 + cell_id;
+
+-- Whether a session reads this cell: all but those named in its setting
+-- turn_accounting.without_cells, by commas. It is IMMUTABLE so that the planner drops the cells that
+-- are left out before it connects to them; the setting is made when a session starts, and kept.
+CREATE FUNCTION accounting.reads_cell(cell text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT cell <> ALL (string_to_array(
+        coalesce(current_setting('turn_accounting.without_cells', true), ''), ','))
+$$;
+
+-- The password with which the front logs in to a cell; null if it needs none. For the jobs and
+-- commands that work in cells themselves.
+CREATE FUNCTION accounting.cell_password(of_cell text) RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT o.option_value
+    FROM pg_user_mappings m CROSS JOIN LATERAL pg_options_to_table(m.umoptions) o
+    WHERE m.srvname = 'cell_' || of_cell AND m.usename = current_user AND o.option_name = 'password'
+$$;
+REVOKE ALL ON FUNCTION accounting.cell_password(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION accounting.cell_password(text) TO turn_accounting_writer;
+
+-- How a view of a front comes about. 'rows': those of all cells. 'sums': one row for each key, whose
+-- other columns are added up. All other views are of the front's own tables.
+CREATE FUNCTION accounting.front_view_kind(of_view text) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE
+        WHEN of_view IN (
+            'sources', 'capture_gaps', 'rejected_messages', 'rejected_message_counts',
+            'allocation_events', 'traffic_reports', 'sessions', 'radacct', 'unattributed_usage'
+        ) THEN 'rows'
+        WHEN of_view ~ '^(user|realm|server|transport)_usage_(hourly|daily|monthly)$'
+            OR of_view IN ('rates', 'statement_previews') THEN 'sums'
+    END
+$$;
+
+-- Imports the views of a cell as foreign tables: those that this version reads, with the columns that
+-- the cell has.
+CREATE FUNCTION accounting.import_cell(of_cell text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    schema_name text := 'cell_' || of_cell;
+BEGIN
+    EXECUTE format('DROP SCHEMA IF EXISTS %I CASCADE', schema_name);
+    EXECUTE format('CREATE SCHEMA %I', schema_name);
+    EXECUTE format('IMPORT FOREIGN SCHEMA reporting LIMIT TO (%s) FROM SERVER %I INTO %I', (
+        SELECT string_agg(quote_ident(c.relname), ', ') FROM pg_class c
+        WHERE c.relnamespace = 'reporting'::regnamespace AND c.relkind = 'v'
+    ), schema_name, schema_name);
+END
+$$;
+
+-- Defines the views of a front over the cells that it has. A column that an older cell lacks is null
+-- there. The comments and grants of the views stay.
+CREATE FUNCTION accounting.define_front_views() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v record;
+    branches text;
+BEGIN
+    FOR v IN
+        SELECT c.oid, c.relname AS name, accounting.front_view_kind(c.relname) AS kind
+        FROM pg_class c
+        WHERE c.relnamespace = 'reporting'::regnamespace AND c.relkind = 'v'
+            AND accounting.front_view_kind(c.relname) IS NOT NULL
+    LOOP
+        SELECT string_agg(branch, ' UNION ALL ' ORDER BY cell_id) INTO branches
+        FROM (
+            SELECT n.cell_id, format('SELECT %L AS cell, %s FROM %I.%I f', n.cell,
+                string_agg(CASE
+                    WHEN f.attname IS NULL
+                        THEN format('NULL::%s AS %I', format_type(a.atttypid, a.atttypmod), a.attname)
+                    WHEN v.name = 'capture_gaps' AND a.attname = 'gap_id'
+                        THEN format('accounting.of_cell(%s::smallint, f.gap_id) AS gap_id', n.cell_id)
+                    ELSE format('f.%I', a.attname)
+                END, ', ' ORDER BY a.attnum), 'cell_' || n.cell, v.name) AS branch
+            FROM accounting.cells n
+            CROSS JOIN pg_attribute a
+            LEFT JOIN pg_attribute f ON f.attname = a.attname AND f.attnum > 0
+                AND f.attrelid = to_regclass(format('%I.%I', 'cell_' || n.cell, v.name))
+            WHERE a.attrelid = v.oid AND a.attnum > 0
+            GROUP BY n.cell_id, n.cell
+        ) b;
+        IF branches IS NULL THEN
+            SELECT format('SELECT %s WHERE false', string_agg(format('NULL::%s%s AS %I',
+                format_type(a.atttypid, a.atttypmod),
+                CASE WHEN a.attcollation = 'pg_catalog."C"'::regcollation THEN ' COLLATE "C"' ELSE ''
+                END, a.attname), ', ' ORDER BY a.attnum)) INTO branches
+            FROM pg_attribute a WHERE a.attrelid = v.oid AND a.attnum > 0;
+        ELSE
+            SELECT format('SELECT %s FROM (%s) u WHERE accounting.reads_cell(u.cell)%s',
+                string_agg(CASE
+                    WHEN v.kind = 'rows' OR NOT accounting.is_summed(a.attname)
+                        THEN format('u.%I', a.attname)
+                    ELSE format('sum(u.%1$I)::%2$s AS %1$I', a.attname,
+                        format_type(a.atttypid, a.atttypmod))
+                END, ', ' ORDER BY a.attnum),
+                branches,
+                CASE WHEN v.kind = 'sums' THEN ' GROUP BY ' || string_agg(
+                    format('u.%I', a.attname), ', ' ORDER BY a.attnum)
+                    FILTER (WHERE NOT accounting.is_summed(a.attname)) ELSE '' END) INTO branches
+            FROM pg_attribute a WHERE a.attrelid = v.oid AND a.attnum > 0;
+        END IF;
+        EXECUTE format('CREATE OR REPLACE VIEW reporting.%I AS %s', v.name, branches);
+    END LOOP;
+END
+$$;
+
+-- Whether a column of a 'sums' view is added up over cells; the others are its key.
+CREATE FUNCTION accounting.is_summed(column_name text) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+RETURN column_name ~ '_(packets|bytes|sessions|started|ended|seconds)$|_[15]m$';

@@ -1,0 +1,125 @@
+"""Cells join and leave a front."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from accounting.errors import AccountingError, UsageError
+from accounting.front import join
+from accounting.front.status import cell_states
+from tests.support.books import cloned_database
+from tests.support.command import turn_accounting
+from tests.support.fronts import Front, open_front
+from tests.support.password_logins import password_login
+from tests.support.servers import PostgresServer
+
+
+@pytest.fixture
+def front(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Front]:
+    with open_front(postgres_server, tmp_path, ("north", "south")) as front:
+        yield front
+
+
+def test_a_front_and_its_cells_have_one_key(front: Front) -> None:
+    query = "SELECT identity_key FROM accounting.installation"
+    keys = {bytes(books.query(query)[0]["identity_key"]) for books in front.cells.values()}
+    assert keys == {bytes(front.books.query(query)[0]["identity_key"])}
+
+
+def test_an_empty_database_gets_the_schema_when_it_joins(front: Front) -> None:
+    server = front.books.server
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE not_upgraded")
+    join.join_cell(front.engine, "west", server.url(database="not_upgraded"), None)
+    assert [cell["state"] for cell in cell_states(front.engine)] == ["ok", "ok", "ok"]
+    assert join.leave(front.engine, "west") is None
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute("DROP DATABASE not_upgraded WITH (FORCE)")
+
+
+def test_a_cell_with_users_of_another_key_can_t_join(
+    front: Front, postgres_server: PostgresServer
+) -> None:
+    with cloned_database(postgres_server) as name:
+        with psycopg.connect(postgres_server.url(database=name)) as connection:
+            connection.execute(
+                "UPDATE accounting.installation SET identity_key = sha256('another')"
+            )
+            connection.execute(
+                "INSERT INTO accounting.users (user_key, realm_id, user_id)"
+                " VALUES (gen_random_uuid(), 1, 'alice')"
+            )
+        with pytest.raises(UsageError, match=r"cell 'west'.*keys of another installation"):
+            join.join_cell(front.engine, "west", postgres_server.url(database=name), None)
+        assert [cell["cell"] for cell in cell_states(front.engine)] == ["north", "south"]
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "message"),
+    [
+        ("west", "postgresql://user:secret@host/db", "--password-file"),
+        ("west", "postgresql://host/db", "no URL of a cell"),
+        ("west", "nonsense", "no URL of a cell"),
+    ],
+)
+def test_wrong_urls_are_refused(front: Front, name: str, url: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as raised:
+        join.join_cell(front.engine, name, url, None)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_front_can_t_be_a_cell_and_a_cell_no_front(front: Front) -> None:
+    with pytest.raises(UsageError, match="is a front itself"):
+        join.join_cell(front.engine, "west", front.books.url(), None)
+    with pytest.raises(UsageError, match="the cell 'north' of this front already"):
+        join.join_cell(front.engine, "west", front.cells["north"].url(), None)
+
+
+def test_a_cell_that_left_is_read_no_more_and_keeps_its_books(front: Front) -> None:
+    for cell in front.cells:
+        front.receive(cell, 1, b"turn/realm/r/user/u/allocation/000000000000000001/status", b"new")
+    front.run_jobs()
+    assert [row["source"] for row in front.rows("sources", "source")] == ["north", "south"]
+    assert join.leave(front.engine, "north") is None
+    assert [row["source"] for row in front.rows("sources", "source")] == ["south"]
+    assert front.cells["north"].rows("sources")
+    with pytest.raises(AccountingError, match="no cell 'north' is known"):
+        join.leave(front.engine, "north")
+    join.leave(front.engine, "south")
+    assert front.rows("sources") == []
+
+
+def test_the_commands_with_a_password(postgres_server: PostgresServer, tmp_path: Path) -> None:
+    with (
+        cloned_database(postgres_server) as front,
+        cloned_database(postgres_server) as cell,
+        password_login(postgres_server, "turn_accounting_owner", "s3cret") as login,
+    ):
+        settings = {"database_url": postgres_server.url(database=front)}
+        wrong = turn_accounting("front", "list", **settings)
+        assert wrong.code == 2
+        assert "front init" in wrong.error_line
+        assert turn_accounting("front", "init", **settings).code == 0
+        password = tmp_path / "password"
+        password.write_text("s3cret\n")
+        url = postgres_server.url(login.name, cell)
+        join_it = ("front", "join", "a", url, "--password-file", str(password))
+        joined = turn_accounting(*join_it, **settings)
+        assert joined.code == 0, joined.err
+        [row] = turn_accounting("front", "list", "--json", **settings).rows
+        assert (row["cell"], row["state"]) == ("a", "ok")
+        login.set_password("another")
+        [row] = turn_accounting("front", "list", "--json", **settings).rows
+        assert "password authentication failed" in row["state"]
+        password.write_text("another\n")
+        assert turn_accounting(*join_it, **settings).code == 0
+        [row] = turn_accounting("front", "list", "--json", **settings).rows
+        assert row["state"] == "ok"
+        assert turn_accounting("front", "leave", "a", **settings).code == 0
+
+
+def test_a_cell_that_asks_for_no_password_is_said(front: Front) -> None:
+    with pytest.raises(UsageError, match="cell 'south' asks for no password"):
+        join.join_cell(front.engine, "south", front.cells["south"].url(), "needless")

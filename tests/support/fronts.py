@@ -1,0 +1,88 @@
+"""A front with cells for tests, beside one database that holds all of it.
+
+with open_front(server, directory) as front:
+    front.receive("north", 12.5, b"turn/realm/r/user/u/allocation/.../status", b"new lifetime=600")
+    front.run_jobs()
+    assert front.rows("user_usage_hourly") == front.whole.rows("user_usage_hourly")
+
+What a cell receives, the whole receives too, from a source of the cell's name.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+
+from accounting.db.engine import Engine, open_engine
+from accounting.front import join
+from tests.support.books import Books, cloned_database
+from tests.support.servers import PostgresServer
+
+CELLS: Final = ("north", "south", "west")
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """The books of a front, of its cells by name, and of one database with all of them.
+
+    ``engine``: of the front, as the superuser, who lets cells join.
+    """
+
+    books: Books
+    cells: dict[str, Books]
+    whole: Books
+    engine: Engine
+
+    def receive(self, cell: str, seconds: float, channel: bytes, payload: bytes) -> None:
+        """Receive one message in a cell, and in the whole."""
+        for books in (self.cells[cell], self.whole):
+            books.receive(seconds, channel, payload, source=cell)
+
+    def advance_clocks(self, seconds: float) -> None:
+        """All sources have captured up to so many seconds after the start."""
+        for cell, books in self.cells.items():
+            for each in (books, self.whole):
+                each.advance_clock(seconds, source=cell)
+
+    def run_jobs(self) -> None:
+        """Load, settle and roll up in all cells and in the whole."""
+        for books in (*self.cells.values(), self.whole):
+            books.run_jobs()
+
+    def rows(self, view: str, *columns: str, order: str = "1") -> list[dict[str, Any]]:
+        """Rows of a view of the front, as its reader sees them."""
+        return self.books.rows(view, *columns, order=order)
+
+
+@contextmanager
+def open_front(
+    server: PostgresServer, directory: Path, cells: Sequence[str] = CELLS
+) -> Iterator[Front]:
+    """A front that these cells have joined, each its own database of one server."""
+    with ExitStack() as stack:
+
+        def open_books(name: str) -> Books:
+            database = stack.enter_context(cloned_database(server))
+            books = Books(server, database, directory / name)
+            books.directory.mkdir(parents=True)
+            stack.callback(books.close)
+            return books
+
+        books = open_books("front")
+        engine = open_engine(books.url())
+        stack.callback(engine.dispose)
+        join.make_front(engine)
+        by_name = {name: open_books(name) for name in cells}
+        for name, cell in by_name.items():
+            change_identity_key(cell)
+            join.join_cell(engine, name, cell.url(), None)
+        yield Front(books, by_name, open_books("whole"), engine)
+
+
+def change_identity_key(books: Books) -> None:
+    """Make books those of another installation: all were cloned from one template."""
+    with psycopg.connect(books.url()) as connection:
+        connection.execute("UPDATE accounting.installation SET identity_key = sha256(identity_key)")
