@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 
 from accounting.db.engine import psycopg_connection
 from accounting.db.queries import Queries
+from accounting.db.revisions import migrations_directory
 from accounting.front.cell_url import login_options, server_options
 
 _QUERIES = Queries("accounting.front")
@@ -46,6 +47,12 @@ def drop_server(connection: Connection, cell: str) -> None:
 def import_views(connection: Connection, cell: str) -> None:
     """Make the foreign tables of a cell, by asking it for its views."""
     connection.execute(_QUERIES.text("import_cell"), {"cell": cell})
+
+
+def define_functions(connection: Connection) -> None:
+    """Define the functions of ``reporting`` that read private tables in a cell."""
+    path = migrations_directory() / "sql" / "front_functions.sql"
+    connection.exec_driver_sql(path.read_text().replace("%", "%%"))
 
 
 def define_views(connection: Connection) -> None:

@@ -74,79 +74,94 @@ LANGUAGE sql IMMUTABLE AS $$
     END
 $$;
 
--- Imports the views of a cell as foreign tables: those that this version reads, with the columns that
--- the cell has.
-CREATE FUNCTION accounting.import_cell(of_cell text) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    schema_name text := 'cell_' || of_cell;
-BEGIN
-    EXECUTE format('DROP SCHEMA IF EXISTS %I CASCADE', schema_name);
-    EXECUTE format('CREATE SCHEMA %I', schema_name);
-    EXECUTE format('IMPORT FOREIGN SCHEMA reporting LIMIT TO (%s) FROM SERVER %I INTO %I', (
-        SELECT string_agg(quote_ident(c.relname), ', ') FROM pg_class c
-        WHERE c.relnamespace = 'reporting'::regnamespace AND c.relkind = 'v'
-    ), schema_name, schema_name);
-END
-$$;
-
--- Defines the views of a front over the cells that it has. A column that an older cell lacks is null
--- there. The comments and grants of the views stay.
-CREATE FUNCTION accounting.define_front_views() RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    v record;
-    branches text;
-BEGIN
-    FOR v IN
-        SELECT c.oid, c.relname AS name, accounting.front_view_kind(c.relname) AS kind
-        FROM pg_class c
-        WHERE c.relnamespace = 'reporting'::regnamespace AND c.relkind = 'v'
-            AND accounting.front_view_kind(c.relname) IS NOT NULL
-    LOOP
-        SELECT string_agg(branch, ' UNION ALL ' ORDER BY cell_id) INTO branches
-        FROM (
-            SELECT n.cell_id, format('SELECT %L AS cell, %s FROM %I.%I f', n.cell,
-                string_agg(CASE
-                    WHEN f.attname IS NULL
-                        THEN format('NULL::%s AS %I', format_type(a.atttypid, a.atttypmod), a.attname)
-                    WHEN v.name = 'capture_gaps' AND a.attname = 'gap_id'
-                        THEN format('accounting.of_cell(%s::smallint, f.gap_id) AS gap_id', n.cell_id)
-                    ELSE format('f.%I', a.attname)
-                END, ', ' ORDER BY a.attnum), 'cell_' || n.cell, v.name) AS branch
-            FROM accounting.cells n
-            CROSS JOIN pg_attribute a
-            LEFT JOIN pg_attribute f ON f.attname = a.attname AND f.attnum > 0
-                AND f.attrelid = to_regclass(format('%I.%I', 'cell_' || n.cell, v.name))
-            WHERE a.attrelid = v.oid AND a.attnum > 0
-            GROUP BY n.cell_id, n.cell
-        ) b;
-        IF branches IS NULL THEN
-            SELECT format('SELECT %s WHERE false', string_agg(format('NULL::%s%s AS %I',
-                format_type(a.atttypid, a.atttypmod),
-                CASE WHEN a.attcollation = 'pg_catalog."C"'::regcollation THEN ' COLLATE "C"' ELSE ''
-                END, a.attname), ', ' ORDER BY a.attnum)) INTO branches
-            FROM pg_attribute a WHERE a.attrelid = v.oid AND a.attnum > 0;
-        ELSE
-            SELECT format('SELECT %s FROM (%s) u WHERE accounting.reads_cell(u.cell)%s',
-                string_agg(CASE
-                    WHEN v.kind = 'rows' OR NOT accounting.is_summed(a.attname)
-                        THEN format('u.%I', a.attname)
-                    ELSE format('sum(u.%1$I)::%2$s AS %1$I', a.attname,
-                        format_type(a.atttypid, a.atttypmod))
-                END, ', ' ORDER BY a.attnum),
-                branches,
-                CASE WHEN v.kind = 'sums' THEN ' GROUP BY ' || string_agg(
-                    format('u.%I', a.attname), ', ' ORDER BY a.attnum)
-                    FILTER (WHERE NOT accounting.is_summed(a.attname)) ELSE '' END) INTO branches
-            FROM pg_attribute a WHERE a.attrelid = v.oid AND a.attnum > 0;
-        END IF;
-        EXECUTE format('CREATE OR REPLACE VIEW reporting.%I AS %s', v.name, branches);
-    END LOOP;
-END
-$$;
-
 -- Whether a column of a 'sums' view is added up over cells; the others are its key.
 CREATE FUNCTION accounting.is_summed(column_name text) RETURNS boolean
 LANGUAGE sql IMMUTABLE
 RETURN column_name ~ '_(packets|bytes|sessions|started|ended|seconds)$|_[15]m$';
+
+-- The views that a front reads of a cell.
+CREATE VIEW accounting.views_of_cells AS
+SELECT c.oid AS view_id, n.nspname AS schema_name, c.relname AS view_name,
+    CASE WHEN n.nspname = 'cell' THEN 'rows' ELSE accounting.front_view_kind(c.relname) END AS kind
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname IN ('cell', 'reporting') AND c.relkind = 'v';
+
+-- Imports the views of a cell as foreign tables, with the columns that they have there.
+CREATE FUNCTION accounting.import_cell(of_cell text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    local_schema text := 'cell_' || of_cell;
+    remote record;
+BEGIN
+    EXECUTE format('DROP SCHEMA IF EXISTS %I CASCADE', local_schema);
+    EXECUTE format('CREATE SCHEMA %I', local_schema);
+    FOR remote IN
+        SELECT v.schema_name, string_agg(quote_ident(v.view_name), ', ') AS views
+        FROM accounting.views_of_cells v GROUP BY v.schema_name
+    LOOP
+        EXECUTE format('IMPORT FOREIGN SCHEMA %I LIMIT TO (%s) FROM SERVER %I INTO %I',
+            remote.schema_name, remote.views, local_schema, local_schema);
+    END LOOP;
+END
+$$;
+
+-- What a view reads of all cells: a SELECT for each, which also has the cell's name. A column that an
+-- older cell lacks is null there.
+CREATE FUNCTION accounting.union_of_cells(of_view oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT string_agg(b.branch, ' UNION ALL ' ORDER BY b.cell_id)
+    FROM (
+        SELECT n.cell_id, format('SELECT %L AS cell, %s FROM %I.%I f', n.cell, string_agg(CASE
+            WHEN f.attname IS NULL
+                THEN format('NULL::%s AS %I', format_type(a.atttypid, a.atttypmod), a.attname)
+            WHEN v.relname = 'capture_gaps' AND a.attname = 'gap_id'
+                THEN format('accounting.of_cell(%s::smallint, f.gap_id) AS gap_id', n.cell_id)
+            ELSE format('f.%I', a.attname)
+        END, ', ' ORDER BY a.attnum), 'cell_' || n.cell, v.relname) AS branch
+        FROM pg_class v
+        CROSS JOIN accounting.cells n
+        JOIN pg_attribute a ON a.attrelid = v.oid AND a.attnum > 0
+        LEFT JOIN pg_attribute f ON f.attname = a.attname AND f.attnum > 0
+            AND f.attrelid = to_regclass(format('%I.%I', 'cell_' || n.cell, v.relname))
+        WHERE v.oid = of_view
+        GROUP BY n.cell_id, n.cell, v.relname
+    ) b
+$$;
+
+-- Defines the views of a front over the cells that it has. The comments and grants of the views stay.
+CREATE FUNCTION accounting.define_front_views() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v record;
+    query text;
+BEGIN
+    FOR v IN
+        SELECT w.schema_name, w.view_name, w.kind, accounting.union_of_cells(w.view_id) AS rows,
+            string_agg(CASE
+                WHEN w.kind = 'rows' OR NOT accounting.is_summed(a.attname)
+                    THEN format('u.%I', a.attname)
+                ELSE format('sum(u.%1$I)::%2$s AS %1$I', a.attname,
+                    format_type(a.atttypid, a.atttypmod))
+            END, ', ' ORDER BY a.attnum) AS columns,
+            string_agg(format('u.%I', a.attname), ', ' ORDER BY a.attnum)
+                FILTER (WHERE NOT accounting.is_summed(a.attname)) AS keys,
+            string_agg(format('NULL::%s%s AS %I', format_type(a.atttypid, a.atttypmod),
+                CASE WHEN a.attcollation = 'pg_catalog."C"'::regcollation
+                    THEN ' COLLATE "C"' ELSE '' END,
+                a.attname), ', ' ORDER BY a.attnum) AS nulls
+        FROM accounting.views_of_cells w
+        JOIN pg_attribute a ON a.attrelid = w.view_id AND a.attnum > 0
+        WHERE w.kind IS NOT NULL
+        GROUP BY w.view_id, w.schema_name, w.view_name, w.kind
+    LOOP
+        query := CASE
+            WHEN v.rows IS NULL THEN format('SELECT %s WHERE false', v.nulls)
+            ELSE format('SELECT %s FROM (%s) u WHERE accounting.reads_cell(u.cell)%s',
+                v.columns, v.rows,
+                CASE WHEN v.kind = 'sums' THEN ' GROUP BY ' || v.keys ELSE '' END)
+        END;
+        EXECUTE format('CREATE OR REPLACE VIEW %I.%I AS %s', v.schema_name, v.view_name, query);
+    END LOOP;
+END
+$$;
+

@@ -765,15 +765,7 @@ GRANT EXECUTE ON FUNCTION reporting.database_now()
 CREATE FUNCTION reporting.source_notices()
 RETURNS TABLE (source text, is_error boolean, notice text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT s.source, false, format('returned to service at %s, after it was retired',
-        to_char(s.reopened_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"'))
-    FROM accounting.sources s
-    WHERE s.reopened_at > accounting.database_now() - interval '7 days'
-    UNION ALL
-    SELECT s.source, true, format('since %s, %s', to_char(
-        c.from_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"'), c.message)
-    FROM accounting.source_conflicts c JOIN accounting.sources s USING (source_id)
-    WHERE c.last_seen_at > clock_timestamp() - interval '1 day'
+    SELECT n.source, n.is_error, n.notice FROM cell.source_notices n
 $$;
 COMMENT ON FUNCTION reporting.source_notices() IS
     'What needs attention of the sources; is_error: usage is lost or not captured';
@@ -784,7 +776,7 @@ GRANT EXECUTE ON FUNCTION reporting.source_notices()
 -- Names for the check of a command's arguments, and for the message about an unknown one.
 CREATE FUNCTION reporting.known_realms() RETURNS SETOF text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT realm FROM accounting.realms ORDER BY realm
+    SELECT DISTINCT n.realm FROM cell.realm_numbers n ORDER BY n.realm
 $$;
 COMMENT ON FUNCTION reporting.known_realms() IS 'Every realm, also without usage';
 REVOKE ALL ON FUNCTION reporting.known_realms() FROM PUBLIC;
@@ -799,27 +791,24 @@ RETURNS SETOF uuid
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off AS $$
     SELECT u.user_key
-    FROM (
-        SELECT of_user AS user_id
+    FROM cell.user_names u
+    WHERE (of_realm IS NULL OR u.realm = of_realm) AND u.user_id = ANY (ARRAY(
+        SELECT of_user
         UNION
         SELECT '' WHERE of_user ~ '^[0-9]+$'
         UNION
         SELECT side.user_id
-        FROM (SELECT DISTINCT separator FROM accounting.realm_rules) s
+        FROM (SELECT DISTINCT separator FROM cell.separators) s
         CROSS JOIN LATERAL (VALUES
             (left(of_user, strpos(of_user, s.separator) - 1)),
             (substr(of_user, strpos(of_user, s.separator) + length(s.separator)))
         ) AS side (user_id)
         WHERE strpos(of_user, s.separator) > 0
-    ) n
-    CROSS JOIN accounting.realms r
-    JOIN accounting.users u ON u.realm_id = r.realm_id AND u.user_id = n.user_id
-    WHERE of_realm IS NULL OR r.realm = of_realm
+    ))
     UNION
-    SELECT n.user_key FROM accounting.usernames n
-    WHERE strpos(of_user, '\') > 0 AND n.username = of_user AND (of_realm IS NULL OR EXISTS (
-        SELECT FROM accounting.users u JOIN accounting.realms r USING (realm_id)
-        WHERE u.user_key = n.user_key AND r.realm = of_realm))
+    SELECT n.user_key FROM cell.usernames n
+    WHERE strpos(of_user, '\') > 0 AND n.username = of_user
+        AND (of_realm IS NULL OR n.realm = of_realm)
 $$;
 COMMENT ON FUNCTION reporting.possible_user_keys(text, text) IS
     'The user_keys of all users whose user_id, or one of whose usernames, can be this name. of_realm '
@@ -832,25 +821,20 @@ GRANT EXECUTE ON FUNCTION reporting.possible_user_keys(text, text)
 CREATE FUNCTION reporting.known_users(of_realm text, of_user text) RETURNS SETOF text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT n.name FROM (
-        SELECT u.user_id AS name
-        FROM accounting.realms r JOIN accounting.users u USING (realm_id)
-        WHERE (of_realm IS NULL OR r.realm = of_realm) AND u.user_id = of_user
+        SELECT u.user_id AS name FROM cell.user_names u
+        WHERE (of_realm IS NULL OR u.realm = of_realm) AND u.user_id = of_user
         UNION
         SELECT of_user WHERE EXISTS (
-            SELECT FROM accounting.sessions e
-            JOIN accounting.usernames n USING (username_key, user_key)
-            JOIN accounting.realms r USING (realm_id)
+            SELECT FROM reporting.sessions e
             WHERE e.user_key = ANY (ARRAY(
                     SELECT reporting.possible_user_keys(of_user, of_realm)))
-                AND n.username = of_user AND (of_realm IS NULL OR r.realm = of_realm)
+                AND e.username = of_user AND (of_realm IS NULL OR e.realm = of_realm)
         )
         UNION
         (
             SELECT u.user_id FROM (
-                SELECT user_id FROM accounting.users
-                WHERE of_realm IS NULL OR realm_id = (
-                    SELECT realm_id FROM accounting.realms WHERE realm = of_realm
-                )
+                SELECT a.user_id FROM cell.user_names a
+                WHERE of_realm IS NULL OR a.realm = of_realm
                 LIMIT 50000
             ) u
             WHERE starts_with(u.user_id, left(of_user, 2))
@@ -870,9 +854,8 @@ GRANT EXECUTE ON FUNCTION reporting.known_users(text, text)
 
 CREATE FUNCTION reporting.erased_users(user_keys uuid[]) RETURNS SETOF uuid
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT u.user_key FROM accounting.users u
-    WHERE u.user_key = ANY (user_keys) AND u.user_id = ''
-        AND EXISTS (SELECT FROM accounting.erasures e WHERE e.user_key = u.user_key)
+    SELECT DISTINCT u.user_key FROM cell.user_names u
+    WHERE u.user_key = ANY (user_keys) AND u.is_erased
 $$;
 COMMENT ON FUNCTION reporting.erased_users(uuid[]) IS
     'Those of the users whose name was erased, and not published again since';
@@ -887,28 +870,27 @@ CREATE FUNCTION reporting.span_waits_for(
 )
 RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE WHEN NOT EXISTS (SELECT FROM accounting.sources) THEN 'no source is captured yet'
+    SELECT CASE WHEN NOT EXISTS (SELECT FROM cell.source_progress)
+    THEN 'no source is captured yet'
     ELSE (SELECT string_agg(w.wait, '; ' ORDER BY w.rank, w.wait) FROM (
-        SELECT 1, CASE WHEN t.settled_until IS NULL
+        SELECT 1, CASE WHEN s.settled_until IS NULL
             THEN format('source ''%s'' is not settled yet', s.source)
             ELSE format('source ''%s'' is settled only until %s', s.source,
-                to_char(t.settled_until AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"')) END
-        FROM accounting.sources s LEFT JOIN accounting.settle_watermarks t USING (source_id)
+                to_char(s.settled_until AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"')) END
+        FROM cell.source_progress s
         WHERE CASE WHEN to_at IS NULL
-            THEN s.last_received_at > coalesce(t.settled_until, '-infinity')
-            ELSE s.retired_at IS NULL AND to_at > coalesce(t.settled_until, '-infinity') END
+            THEN s.last_received_at > coalesce(s.settled_until, '-infinity')
+            ELSE s.retired_at IS NULL AND to_at > coalesce(s.settled_until, '-infinity') END
         UNION ALL
         SELECT 2, 'open sessions may have ended in it' WHERE of_usage AND EXISTS (
-            SELECT FROM accounting.sessions e JOIN accounting.realms r USING (realm_id)
-            JOIN accounting.sources s USING (source_id)
-            WHERE e.ended_at IS NULL AND e.phase = 1 AND e.confirmed AND e.last_seen_at < to_at
-                AND s.retired_at IS NULL
-                AND (span_waits_for.realm IS NULL OR r.realm = span_waits_for.realm)
+            SELECT FROM cell.unended_sessions e
+            WHERE e.last_seen_at < to_at
+                AND (span_waits_for.realm IS NULL OR e.realm = span_waits_for.realm)
         )
         UNION ALL
         SELECT 3, 'the roll-up has not counted all of it' WHERE of_usage AND EXISTS (
-            SELECT FROM accounting.usage_deltas t JOIN accounting.realms r USING (realm_id)
-            WHERE (span_waits_for.realm IS NULL OR r.realm = span_waits_for.realm)
+            SELECT FROM cell.pending_usage t
+            WHERE (span_waits_for.realm IS NULL OR t.realm = span_waits_for.realm)
                 AND (from_at IS NULL OR t.starts_at >= from_at)
                 AND (to_at IS NULL OR t.starts_at < to_at)
         )
@@ -1549,8 +1531,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET max_parallel_workers_per_gather = 0 AS $$
     WITH spans AS (
         SELECT greatest(s.started_at, from_at) AS begins, s.ended_at AS ends
-        FROM accounting.sessions s
-        WHERE s.user_key = of_user_key AND s.confirmed
+        FROM reporting.sessions s
+        WHERE s.user_key = of_user_key
             AND s.started_at < coalesce(to_at, 'infinity')
             AND (s.ended_at IS NULL
                 OR s.ended_at > greatest(s.started_at, coalesce(from_at, '-infinity')))

@@ -30,8 +30,9 @@ _FILES = (
     "audit.sql",
     "ops.sql",
     "access.sql",
-    "front.sql",
+    "cell.sql",
     "reporting.sql",
+    "front.sql",
 )
 
 

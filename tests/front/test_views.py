@@ -1,56 +1,13 @@
 """The views of a front have the rows that one database with everything would have."""
 
-from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
 
-from tests.support.books import READER
-from tests.support.fronts import Front, open_front
-from tests.support.servers import PostgresServer
-
-HOUR = 3600.0
-
-
-@pytest.fixture(scope="module")
-def front(
-    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Front]:
-    """Users who roam over three cells for two days, a realm in all of them, and one in one."""
-    with open_front(postgres_server, tmp_path_factory.mktemp("front")) as front:
-        for number, cell in enumerate(front.cells):
-            for user in range(3):
-                call(front, cell, b"example.org", f"roamer{user}".encode(), number * 600, user + 1)
-            call(front, cell, b"example.org", f"{cell} only".encode(), HOUR * 20, 9)
-            front.receive(cell, 90_000, b"turn/realm/r/user/u/allocation/x/status", b"new")
-            front.receive(
-                cell,
-                90_001,
-                b"turn/realm/example.org/user/scan/allocation/000000000000000077/traffic",
-                b"rcvp=1, rcvb=100, sentp=1, sentb=50",
-            )
-        call(front, "south", b"example.net", b"alice", HOUR * 3, 4)
-        front.advance_clocks(HOUR * 48)
-        front.run_jobs()
-        yield front
-
-
-def call(front: Front, cell: str, realm: bytes, user: bytes, at: float, number: int) -> None:
-    """A session of an hour and a half with three interims and a total."""
-    channel = b"turn/realm/%b/user/%b/allocation/%018d/" % (realm, user, number)
-    front.receive(cell, at, channel + b"status", b"new lifetime=600, local=192.0.2.1:3478")
-    for interim in range(3):
-        traffic = b"rcvp=4096, rcvb=%d, sentp=10, sentb=1000" % (400_000 * number)
-        front.receive(cell, at + 1800 * interim + 10, channel + b"traffic", traffic)
-        front.receive(
-            cell, at + 1800 * interim + 20, channel + b"status", b"refreshed lifetime=3600"
-        )
-    end = at + 1.5 * HOUR
-    front.receive(cell, end, channel + b"status", b"deleted")
-    total = b"rcvp=12300, rcvb=%d, sentp=31, sentb=3100" % (1_200_500 * number)
-    front.receive(cell, end + 0.1, channel + b"total_traffic", total)
-
+from tests.support.books import READER, Books
+from tests.support.fronts import Front
 
 VIEWS = (
     "sources", "rejected_messages", "rejected_message_counts", "allocation_events",
@@ -63,13 +20,72 @@ VIEWS = (
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_a_view_has_the_rows_of_the_whole(front: Front, view: str) -> None:
-    rows = front.rows(view)
+def test_a_view_has_the_rows_of_the_whole(roaming: Front, view: str) -> None:
+    rows = roaming.rows(view)
     assert rows, "the scenario has nothing for this view"
-    assert sorted(map(repr, rows)) == sorted(map(repr, front.whole.rows(view)))
+    assert sorted(map(repr, rows)) == sorted(map(repr, roaming.whole.rows(view)))
 
 
-def test_columns_types_and_comments_are_those_of_a_cell(front: Front) -> None:
+def test_gaps_have_numbers_of_their_own(roaming: Front) -> None:
+    [gap] = roaming.rows("capture_gaps")
+    [of_cell] = roaming.cells["west"].rows("capture_gaps")
+    assert gap["gap_id"] % 1024 == 3
+    assert {**gap, "gap_id": of_cell["gap_id"]} == of_cell
+
+
+CALLS = """
+unattributed_hours('example.org', NULL, NULL)
+unattributed_hours(NULL, '2026-11-03', NULL)
+unattributed_names('example.org', '{2026-11-02, 2026-11-04, 2026-11-05}')
+top_unattributed_names('example.org', '2026-11-01', 5)
+users_of_month('example.org', '2026-11-01T00:00Z')
+top_users('day', '{example.org}', '{2026-11-02T00:00Z}', 2)
+usage_page('hour', 'example.org', '2026-11-02T12:00Z', NULL, NULL, 2)
+usage_page('month', 'example.org', '2026-11-01T00:00Z', 'roamer0', '{00000000-0000-0000-0000-000000000000}', 9)
+user_peak_sessions((SELECT user_key FROM reporting.sessions WHERE user_id = 'roamer1' LIMIT 1), NULL, NULL)
+known_realms()
+known_users('example.org', 'roamer')
+known_users(NULL, '1700000000:west only')
+possible_user_keys('1700000000:west only')
+span_waits_for('example.org', NULL, NULL, true)
+span_waits_for(NULL, '2026-11-02', '2026-11-05', true)
+span_waits_for(NULL, '2026-11-02', '2026-11-05', false)
+recent_traffic('south', '2026-11-04T10:00Z', 0, 0, 9, 999999, 3) t WHERE t.confirmed
+recent_traffic('south', '2026-11-04T10:00Z', 0, 0, 9, 999999, 100) t WHERE t.confirmed
+""".strip().splitlines()  # noqa: E501
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_function_returns_the_rows_of_the_whole(roaming: Front, call: str) -> None:
+    rows = sorted(map(repr, roaming.rows(call)))
+    assert rows, "the scenario has nothing for this function"
+    assert rows == sorted(map(repr, roaming.whole.rows(call)))
+
+
+def test_the_reports_of_a_session_are_those_of_its_cell(roaming: Front) -> None:
+    [session] = roaming.rows("sessions WHERE user_id = 'roamer2' AND source = 'west'", "session_id")
+    reports = [
+        read_reports(books, session["session_id"]) for books in (roaming.books, roaming.whole)
+    ]
+    assert len(reports[0]) == 12
+    assert reports[0] == reports[1]
+
+
+def read_reports(books: Books, session_id: UUID) -> list[dict[str, Any]]:
+    """All reports of a session, read three at a time."""
+    reports: list[dict[str, Any]] = []
+    after = "NULL, NULL, NULL"
+    while rows := books.rows(f"session_reports('{session_id}', {after}, 3, 100000)"):
+        last = rows[-1]
+        if last["scanned_until"] is None:
+            after = f"'{last['received_at']}', {last['epoch']}, {last['position']}"
+        else:
+            after = f"'{rows.pop()['scanned_until']}', 0, 0"
+        reports += rows
+    return reports
+
+
+def test_columns_types_and_comments_are_those_of_a_cell(roaming: Front) -> None:
     query = """
         SELECT c.relname, a.attname, a.attnum, format_type(a.atttypid, a.atttypmod) AS type,
             a.attcollation::regcollation::text AS collation,
@@ -79,20 +95,20 @@ def test_columns_types_and_comments_are_those_of_a_cell(front: Front) -> None:
         WHERE c.relnamespace = 'reporting'::regnamespace AND c.relkind = 'v'
         ORDER BY c.relname, a.attnum
     """
-    assert front.books.query(query) == front.whole.query(query)
+    assert roaming.books.query(query) == roaming.whole.query(query)
 
 
-def plan(front: Front, query: str, *before: str) -> str:
-    with psycopg.connect(front.books.url(READER)) as connection:
+def plan(roaming: Front, query: str, *before: str) -> str:
+    with psycopg.connect(roaming.books.url(READER)) as connection:
         for statement in before:
             connection.execute(statement)
         rows = connection.execute(f"EXPLAIN (VERBOSE, COSTS OFF) {query}").fetchall()
     return "\n".join(row[0] for row in rows)
 
 
-def test_cells_are_asked_at_once_and_with_the_condition(front: Front) -> None:
+def test_cells_are_asked_at_once_and_with_the_condition(roaming: Front) -> None:
     text = plan(
-        front,
+        roaming,
         "SELECT sum(received_bytes) FROM reporting.user_usage_daily"
         " WHERE realm = 'example.org' AND user_id = 'roamer1' AND starts_at >= '2026-11-01'",
     )
@@ -102,8 +118,8 @@ def test_cells_are_asked_at_once_and_with_the_condition(front: Front) -> None:
     assert text.count("(starts_at >= '2026-11-01") == 3
 
 
-def test_a_session_can_leave_a_cell_out(front: Front) -> None:
+def test_a_session_can_leave_a_cell_out(roaming: Front) -> None:
     query = "SELECT source FROM reporting.sources"
-    text = plan(front, query, "SET turn_accounting.without_cells = 'north,west'")
+    text = plan(roaming, query, "SET turn_accounting.without_cells = 'north,west'")
     assert text.count("Remote SQL") == 1
     assert "cell_south" in text

@@ -51,6 +51,14 @@ class Front:
         """Load, settle and roll up in all cells and in the whole."""
         for books in (*self.cells.values(), self.whole):
             books.run_jobs()
+        self.follow_clock()
+
+    def follow_clock(self) -> None:
+        """Set the clock of the front's database to that of the whole."""
+        [clock] = self.whole.query("SELECT * FROM test_clock.clock")
+        assignments = ", ".join(f"{name} = %({name})s" for name in clock)
+        with psycopg.connect(self.books.url()) as connection:
+            connection.execute(f"UPDATE test_clock.clock SET {assignments}", clock)  # noqa: S608
 
     def rows(self, view: str, *columns: str, order: str = "1") -> list[dict[str, Any]]:
         """Rows of a view of the front, as its reader sees them."""

@@ -1,0 +1,87 @@
+-- Schema cell: what a front reads of a cell beyond the contract, and what the functions of schema
+-- reporting read in either. In a front these views, too, are over those of its cells. They may change
+-- with any version. A condition on a key or a name uses the indexes of the tables below.
+CREATE SCHEMA cell;
+GRANT USAGE ON SCHEMA cell TO turn_accounting_reader, turn_accounting_writer;
+ALTER DEFAULT PRIVILEGES IN SCHEMA cell
+    GRANT SELECT ON TABLES TO turn_accounting_reader, turn_accounting_writer;
+
+-- The realms, with their numbers in this database.
+CREATE VIEW cell.realm_numbers AS SELECT realm_id, realm FROM accounting.realms;
+
+-- The separators of all rules of realms.
+CREATE VIEW cell.separators AS SELECT DISTINCT separator FROM accounting.realm_rules;
+
+-- The users. is_erased: the name was erased, and not published again since.
+CREATE VIEW cell.user_names AS
+SELECT r.realm, u.user_id, u.user_key,
+    u.user_id = '' AND EXISTS (
+        SELECT FROM accounting.erasures e WHERE e.user_key = u.user_key
+    ) AS is_erased
+FROM accounting.realms r JOIN accounting.users u USING (realm_id);
+
+CREATE VIEW cell.usernames AS
+SELECT r.realm, n.username, n.user_key
+FROM accounting.usernames n
+JOIN accounting.users u USING (user_key)
+JOIN accounting.realms r USING (realm_id);
+
+CREATE VIEW cell.source_progress AS
+SELECT s.source, s.retired_at, s.last_received_at, t.settled_until
+FROM accounting.sources s LEFT JOIN accounting.settle_watermarks t USING (source_id);
+
+-- What an operator should know of the sources beyond their row in reporting.sources.
+CREATE VIEW cell.source_notices AS
+SELECT s.source, false AS is_error, format('returned to service at %s, after it was retired',
+    to_char(s.reopened_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"')) AS notice
+FROM accounting.sources s
+WHERE s.reopened_at > accounting.database_now() - interval '7 days'
+UNION ALL
+SELECT s.source, true, format('since %s, %s', to_char(
+    c.from_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"'), c.message)
+FROM accounting.source_conflicts c JOIN accounting.sources s USING (source_id)
+WHERE c.last_seen_at > clock_timestamp() - interval '1 day';
+
+-- The hours with usage that the roll-up has not added yet.
+CREATE VIEW cell.pending_usage AS
+SELECT DISTINCT r.realm, t.starts_at
+FROM accounting.usage_deltas t JOIN accounting.realms r USING (realm_id);
+
+-- The confirmed sessions by their keys.
+CREATE VIEW cell.session_keys AS
+SELECT e.realm_id, e.session_id, e.user_key, n.username, e.started_at, e.ended_at
+FROM accounting.sessions e
+LEFT JOIN accounting.usernames n USING (username_key, user_key)
+WHERE e.confirmed;
+
+-- The sessions that go on, as far as is known, of sources in service.
+CREATE VIEW cell.unended_sessions AS
+SELECT r.realm, e.last_seen_at
+FROM accounting.sessions e
+JOIN accounting.realms r USING (realm_id)
+JOIN accounting.sources s USING (source_id)
+WHERE e.ended_at IS NULL AND e.phase = 1 AND e.confirmed AND s.retired_at IS NULL;
+
+-- The hours into which sessions continued.
+CREATE VIEW cell.continued_sessions AS
+SELECT u.realm_id, u.session_id, u.user_key, u.starts_at
+FROM accounting.session_usage u WHERE NOT u.started;
+
+-- Unattributed usage by the key of the user whose name it is under; null where the names are pruned.
+CREATE VIEW cell.unattributed_keys AS
+SELECT r.realm, e.user_key, n.username, e.single_hour AS starts_at,
+    e.received_bytes + e.sent_bytes AS bytes
+FROM accounting.sessions e
+JOIN accounting.realms r USING (realm_id)
+LEFT JOIN accounting.usernames n USING (username_key, user_key)
+WHERE NOT e.confirmed AND e.single_hour IS NOT NULL
+UNION ALL
+SELECT r.realm, u.user_key, n.username, u.starts_at, u.received_bytes + u.sent_bytes
+FROM accounting.session_usage u
+JOIN accounting.realms r USING (realm_id)
+JOIN accounting.sessions e USING (session_id, user_key)
+LEFT JOIN accounting.usernames n USING (username_key, user_key)
+WHERE NOT u.confirmed
+UNION ALL
+SELECT r.realm, NULL, NULL, p.starts_at, p.received_bytes + p.sent_bytes
+FROM accounting.pruned_usage p JOIN accounting.realms r USING (realm_id);

@@ -1,0 +1,346 @@
+-- The functions of schema reporting that read private tables, for a front: over the views of its cells.
+-- `turn-accounting front init` runs this file. Comments and grants stay as they are.
+
+-- The query on the keys of sessions in all cells that a session reads: a SELECT for each, of the
+-- newest that meet the condition. $1 is the limit. In conditions, realm_ids stands for those of the
+-- cell: their numbers differ.
+CREATE OR REPLACE FUNCTION accounting.newest_in_cells(
+    of_realm text, relation text, condition text
+)
+RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c record;
+    realm_ids integer[];
+    branches text[] := '{}';
+BEGIN
+    FOR c IN SELECT n.cell FROM accounting.cells n WHERE accounting.reads_cell(n.cell) LOOP
+        EXECUTE format('SELECT array_agg(r.realm_id) FROM %I.realm_numbers r'
+            ' WHERE $1 IS NULL OR r.realm = $1', 'cell_' || c.cell) INTO realm_ids USING of_realm;
+        IF realm_ids IS NOT NULL THEN
+            branches := branches || format('(SELECT e.session_id, e.user_key, e.started_at'
+                ' FROM %I.%I e WHERE %s ORDER BY e.started_at DESC, e.session_id DESC LIMIT $1)',
+                'cell_' || c.cell, relation,
+                replace(condition, 'realm_ids', quote_literal(realm_ids::text) || '::integer[]'));
+        END IF;
+    END LOOP;
+    RETURN array_to_string(branches, ' UNION ALL ');
+END
+$$;
+
+-- Of sessions without a user, it reads the newest ten minutes, and longer spans until the page is full.
+CREATE OR REPLACE FUNCTION reporting.session_page(
+    of_realm text, of_user text, of_user_key uuid, since timestamptz, until timestamptz,
+    is_live boolean, before_at timestamptz, before_id uuid, most integer
+)
+RETURNS TABLE (page_session_id uuid, page_user_key uuid)
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100 SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    keys uuid[];
+    keys_by_username uuid[] := '{}';
+    is_of_user boolean := of_user IS NOT NULL OR of_user_key IS NOT NULL;
+    of_this_user text := 'true';
+    from_at timestamptz := '-infinity';
+    to_at timestamptz := coalesce(until, 'infinity');
+    last_at timestamptz := coalesce(before_at, 'infinity');
+    last_id uuid := coalesce(before_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff');
+    span interval := interval '10 minutes';
+    span_from timestamptz;
+    first_at timestamptz;
+    query text;
+    found_rows bigint;
+BEGIN
+    IF of_user IS NULL THEN
+        keys := ARRAY(SELECT of_user_key WHERE of_user_key IS NOT NULL);
+    ELSE
+        keys := ARRAY(SELECT DISTINCT u.user_key FROM cell.user_names u
+            WHERE u.user_id = of_user AND (of_realm IS NULL OR u.realm = of_realm)
+                AND (of_user_key IS NULL OR u.user_key = of_user_key));
+        keys_by_username := ARRAY(SELECT DISTINCT k.user_key
+            FROM reporting.possible_user_keys(of_user, of_realm) k (user_key)
+            WHERE (of_user_key IS NULL OR k.user_key = of_user_key) AND k.user_key <> ALL (keys));
+    END IF;
+    IF is_of_user THEN
+        of_this_user := 'e.user_key = ANY ($6) AND ($7 = ''{}'' OR e.user_key <> ALL ($7)'
+            ' OR e.username = $8)';
+    END IF;
+    IF since IS NOT NULL AND NOT is_live THEN
+        from_at := since;
+    END IF;
+
+    query := accounting.newest_in_cells(of_realm, 'session_keys', 'e.realm_id = ANY (realm_ids)'
+        ' AND e.started_at >= $2 AND e.started_at < $3 AND e.started_at <= $4'
+        ' AND (e.started_at, e.session_id) < ($4, $5)'
+        || CASE WHEN is_live THEN ' AND e.ended_at IS NULL' ELSE '' END || ' AND ' || of_this_user);
+    IF query = '' THEN
+        RETURN;
+    END IF;
+    query := 'SELECT session_id, user_key FROM (' || query
+        || ') p ORDER BY started_at DESC, session_id DESC LIMIT $1';
+    IF is_live OR is_of_user THEN
+        RETURN QUERY EXECUTE query USING most, from_at, to_at, last_at, last_id,
+            keys || keys_by_username, keys_by_username, of_user;
+        GET DIAGNOSTICS found_rows = ROW_COUNT;
+    ELSE
+        SELECT min(u.starts_at) - interval '1 day' INTO first_at
+        FROM reporting.realm_usage_monthly u WHERE of_realm IS NULL OR u.realm = of_realm;
+        first_at := greatest(from_at, least(first_at, accounting.database_now()));
+        span_from := least(to_at, last_at, accounting.database_now() + interval '1 hour');
+        LOOP
+            span_from := CASE WHEN span_from - span > first_at THEN span_from - span
+                ELSE from_at END;
+            EXECUTE 'SELECT count(*) FROM (' || query || ') c' INTO found_rows
+            USING most, span_from, to_at, last_at, last_id, keys, keys_by_username, of_user;
+            EXIT WHEN found_rows >= most OR span_from <= from_at;
+            span := span * 8;
+        END LOOP;
+        RETURN QUERY EXECUTE query
+        USING most, span_from, to_at, last_at, last_id, keys, keys_by_username, of_user;
+    END IF;
+    IF is_live OR since IS NULL OR found_rows >= most THEN
+        RETURN;
+    END IF;
+
+    -- Those that were open at `since` and started before.
+    query := accounting.newest_in_cells(of_realm, 'session_keys', 'e.realm_id = ANY (realm_ids)'
+        ' AND e.session_id = ANY ($9) AND (e.ended_at IS NULL OR e.ended_at > $2)'
+        ' AND e.started_at < $2 AND e.started_at < $3 AND e.started_at <= $4'
+        ' AND (e.started_at, e.session_id) < ($4, $5) AND ' || of_this_user);
+    RETURN QUERY EXECUTE 'SELECT session_id, user_key FROM (' || query
+        || ') p ORDER BY started_at DESC, session_id DESC LIMIT $1'
+    USING most - found_rows::integer, since, to_at, last_at, last_id,
+        keys || keys_by_username, keys_by_username, of_user, ARRAY(
+            SELECT c.session_id FROM cell.continued_sessions c
+            WHERE c.starts_at > since - interval '2 hours' AND c.starts_at <= since
+                AND (NOT is_of_user OR c.user_key = ANY (keys || keys_by_username))
+            UNION
+            SELECT s.session_id FROM reporting.sessions s
+            WHERE s.started_at >= since - interval '2 hours' AND s.started_at < since
+                AND s.ended_at > since AND (of_realm IS NULL OR s.realm = of_realm)
+                AND (NOT is_of_user OR s.user_key = ANY (keys || keys_by_username))
+            UNION
+            SELECT s.session_id FROM reporting.sessions s
+            WHERE s.ended_at IS NULL AND s.started_at < since
+                AND (of_realm IS NULL OR s.realm = of_realm)
+                AND (NOT is_of_user OR s.user_key = ANY (keys || keys_by_username))
+        );
+END
+$$;
+
+CREATE OR REPLACE FUNCTION reporting.usage_page(
+    per text, of_realm text, bucket_starts_at timestamptz, after_user text, after_key uuid,
+    most integer
+)
+RETURNS SETOF uuid
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100 SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY EXECUTE format($query$
+        SELECT u.user_key FROM reporting.%I u
+        WHERE u.realm = $1 AND u.starts_at = $2
+            AND ($3 IS NULL OR (u.user_id, u.user_key) > ($3, $4))
+        ORDER BY u.user_id, u.user_key LIMIT $5
+    $query$, accounting.usage_view('user', per))
+    USING of_realm, bucket_starts_at, after_user, after_key, most;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION accounting.usage_view(subject text, per text) RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN subject || '_usage_' || CASE per WHEN 'hour' THEN 'hourly' WHEN 'day' THEN 'daily'
+    ELSE 'monthly' END;
+
+CREATE OR REPLACE FUNCTION reporting.top_users(
+    per text, of_realms text[], buckets_start_at timestamptz[], most integer
+)
+RETURNS TABLE (top_user_key uuid, top_starts_at timestamptz)
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100 SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY EXECUTE format($query$
+        SELECT u.user_key, u.starts_at FROM reporting.%I u
+        WHERE u.realm = ANY ($1) AND u.starts_at = ANY ($2)
+            AND (u.realm, u.starts_at) IN (SELECT w.r, w.s FROM unnest($1, $2) w (r, s))
+        ORDER BY u.received_bytes + u.sent_bytes DESC FETCH FIRST $3 ROWS WITH TIES
+    $query$, accounting.usage_view('user', per)) USING of_realms, buckets_start_at, most;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION reporting.users_of_month(of_realm text, month_starts_at timestamptz)
+RETURNS TABLE (users bigint, estimated_users bigint)
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
+    SELECT count(*), count(*) FILTER (WHERE u.estimated_bytes > 0)
+    FROM reporting.user_usage_monthly u
+    WHERE u.realm = of_realm AND u.starts_at = month_starts_at
+$$;
+
+CREATE OR REPLACE FUNCTION reporting.unattributed_hours(
+    of_realm text, from_at timestamptz, to_at timestamptz
+)
+RETURNS TABLE (hour_starts_at timestamptz, bytes numeric)
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = pg_catalog, pg_temp AS $$
+    SELECT u.starts_at, sum(u.bytes) FROM cell.unattributed_keys u
+    WHERE (of_realm IS NULL OR u.realm = of_realm)
+        AND u.starts_at >= coalesce(from_at, '-infinity')
+        AND u.starts_at < coalesce(to_at, 'infinity')
+    GROUP BY u.starts_at
+$$;
+
+CREATE OR REPLACE FUNCTION reporting.unattributed_names(of_realm text, borders timestamptz[])
+RETURNS TABLE (starts_at timestamptz, bytes numeric, names bigint, new_names bigint)
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 100 SET search_path = pg_catalog, pg_temp AS $$
+    SELECT borders[b.bucket], sum(b.bytes), count(b.user_key),
+        count(b.user_key) FILTER (WHERE b.bucket = b.first_bucket)
+    FROM (
+        SELECT u.user_key, width_bucket(u.starts_at, borders) AS bucket, sum(u.bytes) AS bytes,
+            min(width_bucket(u.starts_at, borders)) OVER (PARTITION BY u.user_key)
+                AS first_bucket
+        FROM cell.unattributed_keys u
+        WHERE u.realm = of_realm
+            AND u.starts_at >= borders[1] AND u.starts_at < borders[cardinality(borders)]
+        GROUP BY u.user_key, width_bucket(u.starts_at, borders)
+    ) b
+    GROUP BY b.bucket
+$$;
+
+CREATE OR REPLACE FUNCTION reporting.top_unattributed_names(
+    of_realm text, from_at timestamptz, most integer
+)
+RETURNS TABLE (username text, bytes numeric, hours bigint, last_hour timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 100 SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(t.username, ''), t.bytes, t.hours, t.last_hour
+    FROM (
+        SELECT u.username, sum(u.bytes) AS bytes, count(DISTINCT u.starts_at) AS hours,
+            max(u.starts_at) AS last_hour
+        FROM cell.unattributed_keys u
+        WHERE u.realm = of_realm AND u.starts_at >= from_at AND u.user_key IS NOT NULL
+        GROUP BY u.user_key, u.username
+    ) t
+    ORDER BY t.bytes DESC, t.username LIMIT most
+$$;
+
+CREATE OR REPLACE FUNCTION reporting.recent_traffic(
+    of_source text, since timestamptz,
+    after_epoch integer, after_position bigint, to_epoch integer, to_position bigint, most integer
+)
+RETURNS TABLE (
+    realm text, user_id text, user_key uuid, session_id uuid, confirmed boolean,
+    received_at timestamptz, received_bytes bigint, sent_bytes bigint, covered_from timestamptz
+)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH newest AS MATERIALIZED (
+        SELECT n.* FROM (
+            SELECT t.epoch, t.position, t.database, t.realm, t.username, t.user_id, t.user_key,
+                t.allocation_id, t.received_at, t.report <> 'interim' AS has_status, t.side,
+                CASE WHEN t.report = 'interim' THEN t.received_bytes ELSE 0 END AS received_bytes,
+                CASE WHEN t.report = 'interim' THEN t.sent_bytes ELSE 0 END AS sent_bytes
+            FROM reporting.traffic_reports t
+            WHERE t.source = of_source AND t.received_at >= since
+                AND (t.epoch, t.position) > (after_epoch, after_position)
+                AND (t.epoch, t.position) <= (to_epoch, to_position)
+            UNION ALL
+            SELECT a.epoch, a.position, a.database, a.realm, a.username, a.user_id, a.user_key,
+                a.allocation_id, a.received_at, true, 'client', 0, 0
+            FROM reporting.allocation_events a
+            WHERE a.source = of_source AND a.received_at >= since
+                AND (a.epoch, a.position) > (after_epoch, after_position)
+                AND (a.epoch, a.position) <= (to_epoch, to_position)
+        ) n
+        ORDER BY n.epoch DESC, n.position DESC
+        LIMIT most
+    ), seconds AS (
+        SELECT n.database, n.realm, n.username, n.user_id, n.user_key, n.allocation_id,
+            max(n.received_at) AS received_at, bool_or(n.has_status) AS has_status,
+            sum(n.received_bytes)::bigint AS received_bytes, sum(n.sent_bytes)::bigint AS sent_bytes
+        FROM newest n
+        WHERE n.has_status OR n.side = 'client'
+        GROUP BY n.database, n.realm, n.username, n.user_id, n.user_key, n.allocation_id,
+            date_bin('1 second', n.received_at, since)
+    ), live AS MATERIALIZED (
+        SELECT s.session_id, s.database, s.username, s.realm, s.allocation_id
+        FROM reporting.sessions s
+        WHERE s.ended_at IS NULL AND s.source = of_source
+            AND s.user_key = ANY (ARRAY(SELECT DISTINCT t.user_key FROM seconds t))
+    )
+    SELECT t.realm, t.user_id, t.user_key, e.session_id,
+        e.session_id IS NOT NULL OR bool_or(t.has_status) OVER (
+            PARTITION BY t.database, t.realm, t.username, t.allocation_id),
+        t.received_at, t.received_bytes, t.sent_bytes,
+        (SELECT CASE WHEN count(*) < most THEN since ELSE min(n.received_at) END FROM newest n)
+    FROM seconds t
+    LEFT JOIN live e USING (database, realm, username, allocation_id)
+$$;
+
+-- It reads all reports of the session's key in a span at once, and spans that grow until some come.
+CREATE OR REPLACE FUNCTION reporting.session_reports(
+    of_session uuid, after_at timestamptz, after_epoch integer, after_position bigint,
+    most integer, most_scanned integer
+)
+RETURNS TABLE (
+    source text, epoch integer, "position" bigint, received_at timestamptz, time_estimated boolean,
+    event text, side text, lifetime integer, transport text, client_address text,
+    server_address text, received_packets bigint, received_bytes bigint, sent_packets bigint,
+    sent_bytes bigint, scanned_until timestamptz
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    s record;
+    span_from timestamptz;
+    span_to timestamptz;
+    span interval := interval '1 minute';
+    spans integer := 0;
+    found_rows bigint := 0;
+    row_count bigint;
+BEGIN
+    SELECT e.source, e.database, e.realm, e.username, e.user_key, e.allocation_id, e.started_at,
+        e.last_seen_at INTO s
+    FROM reporting.sessions e WHERE e.session_id = of_session;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    span_from := greatest(s.started_at, after_at);
+    WHILE span_from <= s.last_seen_at LOOP
+        IF spans >= 4 THEN
+            RETURN QUERY SELECT NULL::text, NULL::integer, NULL::bigint, NULL::timestamptz,
+                NULL::boolean, NULL::text, NULL::text, NULL::integer, NULL::text, NULL::text,
+                NULL::text, NULL::bigint, NULL::bigint, NULL::bigint, NULL::bigint, span_from;
+            RETURN;
+        END IF;
+        span_to := least(span_from + span, s.last_seen_at + interval '1 microsecond');
+        RETURN QUERY
+        SELECT s.source, r.epoch, r.position, r.received_at, r.time_estimated, r.event, r.side,
+            r.lifetime, r.transport, r.client_address, r.server_address, r.received_packets,
+            r.received_bytes, r.sent_packets, r.sent_bytes, NULL::timestamptz
+        FROM (
+            SELECT a.epoch, a.position, a.received_at, a.time_estimated, a.event,
+                NULL::text AS side, a.lifetime, a.transport, a.client_address, a.server_address,
+                0::bigint AS received_packets, 0::bigint AS received_bytes,
+                0::bigint AS sent_packets, 0::bigint AS sent_bytes
+            FROM reporting.allocation_events a
+            WHERE a.source = s.source AND a.database = s.database AND a.realm = s.realm
+                AND a.username = s.username AND a.user_key = s.user_key
+                AND a.allocation_id = s.allocation_id
+                AND a.received_at >= span_from AND a.received_at < span_to
+            UNION ALL
+            SELECT t.epoch, t.position, t.received_at, t.time_estimated, t.report,
+                t.side, NULL, NULL, NULL, NULL, t.received_packets, t.received_bytes,
+                t.sent_packets, t.sent_bytes
+            FROM reporting.traffic_reports t
+            WHERE t.source = s.source AND t.database = s.database AND t.realm = s.realm
+                AND t.username = s.username AND t.user_key = s.user_key
+                AND t.allocation_id = s.allocation_id
+                AND t.received_at >= span_from AND t.received_at < span_to
+        ) r
+        WHERE after_at IS NULL OR (r.received_at, r.epoch, r.position)
+            > (after_at, after_epoch, after_position)
+        ORDER BY r.received_at, r.epoch, r.position
+        LIMIT most - found_rows;
+        GET DIAGNOSTICS row_count = ROW_COUNT;
+        found_rows := found_rows + row_count;
+        IF found_rows >= most THEN
+            RETURN;
+        END IF;
+        spans := spans + 1;
+        span_from := span_to;
+        span := span * 6;
+    END LOOP;
+END
+$$;
