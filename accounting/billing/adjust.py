@@ -64,7 +64,7 @@ def _adjust_batch(engine: Engine, limit: int) -> tuple[int, int]:
             return 0, 0
         period_queries.refresh_periods(connection)
         adjustment_ids = adjustment_queries.post_late_usage(connection)
-        _enqueue_adjustments_posted(connection, adjustment_ids)
+        enqueue_posted(connection, adjustment_ids)
         return dequeued, len(adjustment_ids)
 
 
@@ -125,11 +125,12 @@ def post_manual_adjustment(
         adjustment_id = adjustment_queries.manual_adjustment_id(connection, adjustment)
         is_new = adjustment_queries.insert_manual(connection, adjustment_id, adjustment, posted_in)
         if is_new:
-            _enqueue_adjustments_posted(connection, [adjustment_id])
+            enqueue_posted(connection, [adjustment_id])
         return PostedAdjustment(adjustment_id, is_new)
 
 
-def _enqueue_adjustments_posted(connection: Connection, ids: Iterable[UUID]) -> None:
+def enqueue_posted(connection: Connection, ids: Iterable[UUID]) -> None:
+    """Enqueue the event of each adjustment, in the transaction that posts them."""
     for row in adjustment_queries.fetch_adjustments(connection, ids):
         payload: dict[str, Any] = {
             "adjustment_id": str(row.adjustment_id),

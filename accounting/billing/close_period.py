@@ -156,7 +156,7 @@ def _close(
         if waits_for is not None:
             raise _waits(row, realm, waits_for, f"as it is now: {result.summary()}")
         figures = statement_queries.statement_figures(connection, realm_id, period)
-        _enqueue_period_closed(connection, row, result, figures)
+        enqueue_period_closed(connection, row, result, figures)
         if dry_run:
             transaction.rollback()
         return result
@@ -177,7 +177,7 @@ def _lock_books(connection: Connection) -> None:
         lock(connection, f"settle.{source.source_id}")
 
 
-def _enqueue_period_closed(
+def enqueue_period_closed(
     connection: Connection, row: PeriodRow, result: CloseResult, figures: str
 ) -> None:
     """Enqueue the event, under an id made of the period's borders and ``figures``.

@@ -166,12 +166,12 @@ CROSS JOIN LATERAL (
             session_microseconds
         FROM accounting.adjustments
         WHERE realm_id = a.realm_id AND period = a.period AND user_key = a.user_key
-            AND NOT manual AND adjustment_id <> a.adjustment_id
+            AND NOT manual AND (posted_at, adjustment_id) < (a.posted_at, a.adjustment_id)
     ) u
     WHERE NOT a.manual
 ) b
 WHERE a.adjustment_id = ANY (CAST(:ids AS uuid[]))
-ORDER BY a.adjustment_id;
+ORDER BY a.posted_at, a.adjustment_id;
 
 -- name: statement_figures
 -- A hash of a statement's figures, line by line, without the cutoff that its digests contain.

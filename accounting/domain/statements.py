@@ -71,8 +71,21 @@ class StatementCutoff:
 
     @classmethod
     def from_text(cls, text: str) -> "StatementCutoff":
-        """Parse what :meth:`to_text` wrote."""
+        """Parse what :meth:`to_text` or :func:`cutoff_over_cells` wrote.
+
+        Of cells, it has the sources of all: their names are unique. Gaps have numbers of their
+        cells, so there is no highest one.
+        """
         fields = json.loads(text)
+        if "cells" in fields:
+            cells = fields["cells"].values()
+            fields = {
+                "gap": 0,
+                "sources": {
+                    name: source for cell in cells for name, source in cell["sources"].items()
+                },
+                "without": sorted(name for cell in cells for name in cell["without"]),
+            }
         return cls(
             highest_gap_id=fields["gap"],
             excluded_sources=tuple(fields["without"]),
@@ -90,6 +103,12 @@ class StatementCutoff:
                 for name, source in fields["sources"].items()
             },
         )
+
+
+def cutoff_over_cells(cutoffs: Mapping[str, str]) -> str:
+    """The cutoff of a front's statement, in the same form, of those of its cells by name."""
+    cells = {cell: json.loads(text) for cell, text in cutoffs.items()}
+    return json.dumps({"cells": cells}, sort_keys=True, separators=(",", ":"))
 
 
 def line_digest(

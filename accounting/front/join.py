@@ -42,8 +42,8 @@ def make_front(engine: Engine) -> None:
         connection.execute(_QUERIES.text("let_owner_use_extension"))
         connection.execute(_QUERIES.text("become_owner"))
         connection.execute(_QUERIES.text("make_front"))
-        foreign_server.define_functions(connection)
         foreign_server.define_views(connection)
+        foreign_server.define_functions(connection)
 
 
 def join_cell(engine: Engine, name: str, url: str, password: str | None) -> None:

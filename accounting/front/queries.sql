@@ -91,3 +91,142 @@ SELECT accounting.import_cell(:cell);
 -- name: define_front_views
 -- Defines the views over the cells.
 SELECT accounting.define_front_views();
+
+-- name: take_up_realms
+-- Adds the realms that a cell saw first.
+INSERT INTO accounting.realms (realm, realm_bytes, client_addresses, named_in_radacct)
+SELECT DISTINCT ON (c.realm) c.realm, c.realm_bytes, c.client_addresses, c.named_in_radacct
+FROM cells.realm_rules c
+WHERE NOT EXISTS (SELECT FROM accounting.realms r WHERE r.realm = c.realm)
+ORDER BY c.realm, c.cell
+ON CONFLICT DO NOTHING;
+
+-- name: take_up_rules
+-- Adds the rules of realms that have none here: those of the first cell that has the realm.
+INSERT INTO accounting.realm_rules (
+    realm_id, holds_from, time_zone, anchor_day, grace_seconds, username_rule, separator
+)
+SELECT r.realm_id, c.holds_from, c.time_zone, c.anchor_day, c.grace_seconds, c.username_rule,
+    c.separator
+FROM cells.realm_rules c JOIN accounting.realms r USING (realm)
+WHERE c.cell = (SELECT min(o.cell) FROM cells.realm_rules o WHERE o.realm = c.realm)
+    AND NOT EXISTS (SELECT FROM accounting.realm_rules l WHERE l.realm_id = r.realm_id);
+
+-- name: delete_stale_periods
+-- Deletes the open periods that no cell has as they are here.
+DELETE FROM accounting.periods p USING accounting.realms r
+WHERE r.realm_id = p.realm_id AND p.closed_at IS NULL AND NOT EXISTS (
+    SELECT FROM cells.closings c
+    WHERE c.realm = r.realm AND c.period = p.period AND c.due_at = p.due_at
+        AND (c.starts_at, c.ends_at, c.time_zone) = (p.starts_at, p.ends_at, p.time_zone));
+
+-- name: take_up_periods
+-- Adds the periods that cells have, each with the bounds of the first cell that has it.
+INSERT INTO accounting.periods (realm_id, period, starts_at, ends_at, due_at, time_zone)
+SELECT DISTINCT ON (r.realm_id, c.period)
+    r.realm_id, c.period, c.starts_at, c.ends_at, c.due_at, c.time_zone
+FROM cells.closings c JOIN accounting.realms r USING (realm)
+ORDER BY r.realm_id, c.period, c.cell
+ON CONFLICT DO NOTHING;
+
+-- name: ready_periods
+-- The periods that wait for nothing, the oldest first.
+SELECT p.realm_id, p.period, r.realm, p.starts_at, p.ends_at, p.time_zone
+FROM accounting.periods p JOIN accounting.realms r USING (realm_id)
+WHERE p.closed_at IS NULL AND p.ends_at <= accounting.database_now()
+    AND accounting.period_waits(p.realm_id, p.period) IS NULL
+ORDER BY p.starts_at, p.realm_id;
+
+-- name: create_lines_of_cells
+-- The temporary table that read_lines_of_cells fills: the cells are read once.
+CREATE TEMP TABLE IF NOT EXISTS lines_of_cells (LIKE cells.statements) ON COMMIT DELETE ROWS;
+
+-- name: read_lines_of_cells
+-- Reads the statement of a period in each cell that has one.
+INSERT INTO lines_of_cells SELECT * FROM cells.statements
+WHERE realm = :realm AND period = :period;
+
+-- name: add_users_of_lines
+-- Stores the names of the users of these lines.
+INSERT INTO accounting.users (user_key, realm_id, user_id, radacct_suffix)
+SELECT l.user_key, r.realm_id, max(l.user_id),
+    accounting.radacct_suffix(max(l.user_id), r.realm, r.named_in_radacct)
+FROM lines_of_cells l JOIN accounting.realms r USING (realm)
+WHERE NOT EXISTS (SELECT FROM accounting.users u WHERE u.user_key = l.user_key)
+GROUP BY l.user_key, r.realm_id, r.realm, r.named_in_radacct
+ON CONFLICT DO NOTHING;
+
+-- name: write_statement_over_cells
+-- Writes a statement of the front: one line for each user, with a digest of those of the cells.
+INSERT INTO accounting.statements (
+    user_key, realm_id, period,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+    sessions_started, sessions_ended, session_microseconds, estimated_bytes, digest
+)
+SELECT l.user_key, :realm_id, l.period,
+    sum(l.received_packets), sum(l.received_bytes), sum(l.sent_packets), sum(l.sent_bytes),
+    sum(l.peer_received_packets), sum(l.peer_received_bytes),
+    sum(l.peer_sent_packets), sum(l.peer_sent_bytes),
+    sum(l.sessions_started), sum(l.sessions_ended), sum(l.session_seconds) * 1000000,
+    sum(l.estimated_bytes),
+    encode(sha256(convert_to(
+        string_agg(l.cell || ' ' || l.digest, chr(10) ORDER BY l.cell COLLATE "C"), 'UTF8'
+    )), 'hex')
+FROM lines_of_cells l
+GROUP BY l.user_key, l.period;
+
+-- name: cutoffs_of_cells
+-- The cutoff of each cell that closed a period.
+SELECT cell, cutoff FROM cells.closings
+WHERE realm = :realm AND period = :period AND closed_at IS NOT NULL;
+
+-- name: mark_period_closed
+-- Closes a period whose statement is written.
+UPDATE accounting.periods SET closed_at = clock_timestamp(), cutoff = :cutoff
+WHERE realm_id = :realm_id AND period = :period AND closed_at IS NULL;
+
+-- name: copy_adjustments
+-- Copies the adjustments of a closed period; without one, those of all that cells posted since a day
+-- before the newest that was copied: one that was committed late is not missed. The name of the cell
+-- is in the reason. posted_at is that of the copy, so that the order of posting never changes.
+WITH copied AS MATERIALIZED (
+    SELECT accounting.event_id('adjustment of a cell', c.cell || ' ' || c.adjustment_id) AS id,
+        r.realm_id, r.named_in_radacct, c.*
+    FROM cells.adjustments c
+    JOIN accounting.realms r USING (realm)
+    JOIN accounting.periods p ON p.realm_id = r.realm_id AND p.period = c.period
+    JOIN accounting.cells n USING (cell)
+    WHERE p.closed_at IS NOT NULL AND CASE WHEN CAST(:period AS date) IS NULL
+        THEN c.posted_at >= n.adjustments_until - interval '1 day'
+        ELSE r.realm_id = :realm_id AND c.period = :period END
+),
+named AS (
+    INSERT INTO accounting.users (user_key, realm_id, user_id, radacct_suffix)
+    SELECT DISTINCT ON (c.user_key) c.user_key, c.realm_id, c.user_id,
+        accounting.radacct_suffix(c.user_id, c.realm, c.named_in_radacct)
+    FROM copied c ORDER BY c.user_key, c.user_id DESC
+    ON CONFLICT DO NOTHING
+),
+seen AS (
+    UPDATE accounting.cells n SET adjustments_until = greatest(n.adjustments_until, s.until)
+    FROM (SELECT cell, max(posted_at) AS until FROM copied GROUP BY cell) s
+    WHERE s.cell = n.cell AND s.until > n.adjustments_until AND CAST(:period AS date) IS NULL
+)
+INSERT INTO accounting.adjustments (
+    adjustment_id, user_key, realm_id, period, posted_in,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+    session_microseconds, reason, author, manual, posted_at
+)
+SELECT c.id, c.user_key, c.realm_id, c.period, c.posted_in,
+    c.received_packets, c.received_bytes, c.sent_packets, c.sent_bytes,
+    c.peer_received_packets, c.peer_received_bytes, c.peer_sent_packets, c.peer_sent_bytes,
+    c.session_seconds * 1000000, format('%s (cell %s)', c.reason, c.cell), c.author,
+    c.author <> 'turn-accounting', clock_timestamp()
+FROM copied c
+WHERE NOT EXISTS (
+    SELECT FROM accounting.adjustments a
+    WHERE a.adjustment_id = c.id AND a.user_key = c.user_key)
+ORDER BY c.posted_at, c.id
+RETURNING adjustment_id;

@@ -85,3 +85,24 @@ WHERE NOT u.confirmed
 UNION ALL
 SELECT r.realm, NULL, NULL, p.starts_at, p.received_bytes + p.sent_bytes
 FROM accounting.pruned_usage p JOIN accounting.realms r USING (realm_id);
+
+-- The realms with their rules. realm_bytes: the name as coturn publishes it.
+CREATE VIEW cell.realm_rules AS
+SELECT r.realm, r.realm_bytes, r.client_addresses, r.named_in_radacct, l.holds_from, l.time_zone,
+    l.anchor_day, l.grace_seconds, l.username_rule, l.separator
+FROM accounting.realms r JOIN accounting.realm_rules l USING (realm_id);
+
+-- The billing periods. waits_for: null for one that is closed, and for one that can be.
+CREATE VIEW cell.closings AS
+SELECT r.realm, p.period, p.starts_at, p.ends_at, p.due_at, p.time_zone, p.closed_at, p.cutoff,
+    CASE WHEN p.closed_at IS NULL THEN accounting.period_waits(p.realm_id, p.period) END AS waits_for
+FROM accounting.periods p JOIN accounting.realms r USING (realm_id);
+
+-- Up to when all sources in service are captured and settled; null if one never was, and no row where
+-- there is none.
+CREATE VIEW cell.settled AS
+SELECT CASE WHEN bool_and(least(s.captured_until, t.settled_until) IS NOT NULL)
+    THEN min(least(s.captured_until, t.settled_until)) END AS settled_until
+FROM accounting.sources s LEFT JOIN accounting.settle_watermarks t USING (source_id)
+WHERE s.retired_at IS NULL
+HAVING count(*) > 0;

@@ -12,19 +12,24 @@ GRANT SELECT ON accounting.front TO turn_accounting_writer;
 
 -- The cells of a front. The foreign server and the schema of a cell are named 'cell_' and its name.
 -- url: without a password, which is in the user mapping. revision: of its schema, when its views were
--- imported. cell_id numbers what a cell numbers by itself (see accounting.of_cell).
+-- imported. cell_id numbers what a cell numbers by itself (see accounting.of_cell). adjustments_until:
+-- when the newest one that was copied was posted. feed_seq, feed_history: up to where its feed is
+-- forwarded.
 CREATE TABLE accounting.cells (
     cell_id smallint NOT NULL,
     cell text NOT NULL,
     url text NOT NULL,
     revision text NOT NULL,
     joined_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    adjustments_until timestamptz NOT NULL DEFAULT '-infinity',
+    feed_seq bigint NOT NULL DEFAULT 0,
+    feed_history uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000',
     CONSTRAINT cells_pkey PRIMARY KEY (cell_id),
     CONSTRAINT cell_is_unique UNIQUE (cell),
     CONSTRAINT cell_has_a_short_name CHECK (cell ~ '^[a-z0-9][a-z0-9_-]{0,39}$'),
     CONSTRAINT cells_are_few CHECK (cell_id BETWEEN 1 AND 1023)
 );
-GRANT SELECT ON accounting.cells TO turn_accounting_writer;
+GRANT SELECT, UPDATE ON accounting.cells TO turn_accounting_writer;
 
 -- In a cell: the front that it belongs to, and the name that it has there. front: its feed_source().
 CREATE TABLE accounting.membership (
@@ -70,7 +75,7 @@ LANGUAGE sql IMMUTABLE AS $$
             'allocation_events', 'traffic_reports', 'sessions', 'radacct', 'unattributed_usage'
         ) THEN 'rows'
         WHEN of_view ~ '^(user|realm|server|transport)_usage_(hourly|daily|monthly)$'
-            OR of_view IN ('rates', 'statement_previews') THEN 'sums'
+            OR of_view = 'rates' THEN 'sums'
     END
 $$;
 
@@ -78,6 +83,11 @@ $$;
 CREATE FUNCTION accounting.is_summed(column_name text) RETURNS boolean
 LANGUAGE sql IMMUTABLE
 RETURN column_name ~ '_(packets|bytes|sessions|started|ended|seconds)$|_[15]m$';
+
+-- In a front: what all cells have, with the names of the cells. For its jobs; readers have reporting.
+CREATE SCHEMA cells;
+GRANT USAGE ON SCHEMA cells TO turn_accounting_writer;
+ALTER DEFAULT PRIVILEGES IN SCHEMA cells GRANT SELECT ON TABLES TO turn_accounting_writer;
 
 -- The views that a front reads of a cell.
 CREATE VIEW accounting.views_of_cells AS
@@ -106,10 +116,16 @@ END
 $$;
 
 -- What a view reads of all cells: a SELECT for each, which also has the cell's name. A column that an
--- older cell lacks is null there.
+-- older cell lacks is null there. Without cells: no rows.
 CREATE FUNCTION accounting.union_of_cells(of_view oid) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT string_agg(b.branch, ' UNION ALL ' ORDER BY b.cell_id)
+    SELECT coalesce(string_agg(b.branch, ' UNION ALL ' ORDER BY b.cell_id), (
+        SELECT format('SELECT NULL::text AS cell, %s WHERE false', string_agg(
+            format('NULL::%s%s AS %I', format_type(a.atttypid, a.atttypmod),
+                CASE WHEN a.attcollation = 'pg_catalog."C"'::regcollation
+                    THEN ' COLLATE "C"' ELSE '' END,
+                a.attname), ', ' ORDER BY a.attnum))
+        FROM pg_attribute a WHERE a.attrelid = of_view AND a.attnum > 0))
     FROM (
         SELECT n.cell_id, format('SELECT %L AS cell, %s FROM %I.%I f', n.cell, string_agg(CASE
             WHEN f.attname IS NULL
@@ -128,12 +144,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ) b
 $$;
 
--- Defines the views of a front over the cells that it has. The comments and grants of the views stay.
+-- Defines the views of a front over the cells that it has: in schema cells the rows of all cells with
+-- the names of the cells, for the front's own jobs, and over them those of cell and reporting, whose
+-- comments and grants stay.
 CREATE FUNCTION accounting.define_front_views() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v record;
-    query text;
 BEGIN
     FOR v IN
         SELECT w.schema_name, w.view_name, w.kind, accounting.union_of_cells(w.view_id) AS rows,
@@ -144,24 +161,18 @@ BEGIN
                     format_type(a.atttypid, a.atttypmod))
             END, ', ' ORDER BY a.attnum) AS columns,
             string_agg(format('u.%I', a.attname), ', ' ORDER BY a.attnum)
-                FILTER (WHERE NOT accounting.is_summed(a.attname)) AS keys,
-            string_agg(format('NULL::%s%s AS %I', format_type(a.atttypid, a.atttypmod),
-                CASE WHEN a.attcollation = 'pg_catalog."C"'::regcollation
-                    THEN ' COLLATE "C"' ELSE '' END,
-                a.attname), ', ' ORDER BY a.attnum) AS nulls
+                FILTER (WHERE NOT accounting.is_summed(a.attname)) AS keys
         FROM accounting.views_of_cells w
         JOIN pg_attribute a ON a.attrelid = w.view_id AND a.attnum > 0
-        WHERE w.kind IS NOT NULL
         GROUP BY w.view_id, w.schema_name, w.view_name, w.kind
     LOOP
-        query := CASE
-            WHEN v.rows IS NULL THEN format('SELECT %s WHERE false', v.nulls)
-            ELSE format('SELECT %s FROM (%s) u WHERE accounting.reads_cell(u.cell)%s',
-                v.columns, v.rows,
-                CASE WHEN v.kind = 'sums' THEN ' GROUP BY ' || v.keys ELSE '' END)
-        END;
-        EXECUTE format('CREATE OR REPLACE VIEW %I.%I AS %s', v.schema_name, v.view_name, query);
+        EXECUTE format('CREATE OR REPLACE VIEW cells.%I AS %s', v.view_name, v.rows);
+        IF v.kind IS NOT NULL THEN
+            EXECUTE format('CREATE OR REPLACE VIEW %I.%I AS SELECT %s FROM cells.%I u'
+                ' WHERE accounting.reads_cell(u.cell)%s',
+                v.schema_name, v.view_name, v.columns, v.view_name,
+                CASE WHEN v.kind = 'sums' THEN ' GROUP BY ' || v.keys ELSE '' END);
+        END IF;
     END LOOP;
 END
 $$;
-

@@ -344,3 +344,74 @@ BEGIN
     END LOOP;
 END
 $$;
+
+-- What a period of the front waits for: its end, the close of a cell that has it, and that the cells
+-- that have no usage of the realm are settled beyond it. Null when its statement can be written.
+CREATE OR REPLACE FUNCTION accounting.period_waits(
+    of_realm integer, of_period date, excluded_sources text[] DEFAULT '{}'
+) RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN accounting.database_now() < p.ends_at THEN 'its end' ELSE (
+        SELECT string_agg(w.wait, '; ' ORDER BY w.rank, w.wait) FROM (
+            SELECT 1, format('cell ''%s'': %s', c.cell, coalesce(c.waits_for, 'its close'))
+            FROM cells.closings c
+            WHERE c.realm = r.realm AND c.period = p.period AND c.closed_at IS NULL
+            UNION ALL
+            SELECT DISTINCT 1, format('cell ''%s'': its close', u.cell)
+            FROM cells.realm_usage_hourly u
+            WHERE u.realm = r.realm AND u.starts_at >= p.starts_at AND u.starts_at < p.ends_at
+                AND NOT EXISTS (
+                    SELECT FROM cells.closings c
+                    WHERE c.cell = u.cell AND c.realm = r.realm AND c.period = p.period)
+            UNION ALL
+            SELECT 2, format('cell ''%s'': it has other bounds, by other rules', c.cell)
+            FROM cells.closings c
+            WHERE c.realm = r.realm AND c.period = p.period
+                AND (c.starts_at, c.ends_at, c.time_zone)
+                    IS DISTINCT FROM (p.starts_at, p.ends_at, p.time_zone)
+            UNION ALL
+            SELECT 3, format('cell ''%s'': %s', s.cell, coalesce('settled until ' || to_char(
+                s.settled_until AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"'), 'not settled yet'))
+            FROM cells.settled s
+            WHERE (s.settled_until > p.due_at) IS NOT TRUE AND NOT EXISTS (
+                SELECT FROM cells.closings c
+                WHERE c.cell = s.cell AND c.realm = r.realm AND c.period = p.period)
+            UNION ALL
+            SELECT 3, format('cell ''%s'': the roll-up', u.cell)
+            FROM cells.pending_usage u
+            WHERE u.realm = r.realm AND u.starts_at >= p.starts_at AND u.starts_at < p.ends_at
+            UNION ALL
+            SELECT 4, 'period ' || to_char(max(b.period), 'YYYY-MM-DD') FROM accounting.periods b
+            WHERE b.realm_id = p.realm_id AND b.starts_at < p.starts_at AND b.closed_at IS NULL
+            HAVING count(*) > 0
+        ) w (rank, wait)) END
+    FROM accounting.periods p JOIN accounting.realms r USING (realm_id)
+    WHERE p.realm_id = of_realm AND p.period = of_period AND p.closed_at IS NULL
+$$;
+
+-- What the statements would be now: of the cells that have not closed, and of those that have, while
+-- the front has not.
+CREATE OR REPLACE VIEW reporting.statement_previews AS
+SELECT u.realm, u.period, u.user_id, u.user_key,
+    sum(u.received_packets)::bigint AS received_packets,
+    sum(u.received_bytes)::bigint AS received_bytes,
+    sum(u.sent_packets)::bigint AS sent_packets,
+    sum(u.sent_bytes)::bigint AS sent_bytes,
+    sum(u.peer_received_packets)::bigint AS peer_received_packets,
+    sum(u.peer_received_bytes)::bigint AS peer_received_bytes,
+    sum(u.peer_sent_packets)::bigint AS peer_sent_packets,
+    sum(u.peer_sent_bytes)::bigint AS peer_sent_bytes,
+    sum(u.sessions_started)::bigint AS sessions_started,
+    sum(u.sessions_ended)::bigint AS sessions_ended,
+    sum(u.session_seconds) AS session_seconds,
+    sum(u.estimated_bytes)::bigint AS estimated_bytes,
+    NULL::text AS cutoff, NULL::timestamptz AS closed_at, NULL::text AS digest
+FROM (
+    SELECT * FROM cells.statement_previews
+    UNION ALL
+    SELECT * FROM cells.statements
+) u
+JOIN accounting.realms r USING (realm)
+JOIN accounting.periods p ON p.realm_id = r.realm_id AND p.period = u.period AND p.closed_at IS NULL
+WHERE accounting.reads_cell(u.cell)
+GROUP BY u.realm, u.period, u.user_id, u.user_key;

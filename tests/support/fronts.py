@@ -16,8 +16,10 @@ from typing import Any, Final
 
 import psycopg
 
+from accounting.billing.close_period import close_periods
 from accounting.db.engine import Engine, open_engine
 from accounting.front import join
+from accounting.front.billing import copy_billing
 from tests.support.books import Books, cloned_database
 from tests.support.servers import PostgresServer
 
@@ -59,6 +61,12 @@ class Front:
         assignments = ", ".join(f"{name} = %({name})s" for name in clock)
         with psycopg.connect(self.books.url()) as connection:
             connection.execute(f"UPDATE test_clock.clock SET {assignments}", clock)  # noqa: S608
+
+    def close_periods(self) -> None:
+        """Close what can be closed in all cells, in the whole, and then in the front."""
+        for books in (*self.cells.values(), self.whole):
+            close_periods(books.engine)
+        copy_billing(self.books.engine)
 
     def rows(self, view: str, *columns: str, order: str = "1") -> list[dict[str, Any]]:
         """Rows of a view of the front, as its reader sees them."""

@@ -1,6 +1,18 @@
 """The cells of a front, and the front of a cell."""
 
-from sqlalchemy import Boolean, Column, SmallInteger, Table, Text, UniqueConstraint, text
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
 
 from accounting.db.schema.columns import metadata, timestamp
 
@@ -19,6 +31,9 @@ cells = Table(
     Column("url", Text, nullable=False),
     Column("revision", Text, nullable=False),
     Column("joined_at", timestamp, nullable=False, server_default=text("clock_timestamp()")),
+    Column("adjustments_until", timestamp, nullable=False, server_default=text("'-infinity'")),
+    Column("feed_seq", BigInteger, nullable=False, server_default=text("0")),
+    Column("feed_history", Uuid, nullable=False, server_default=text(f"'{UUID(int=0)}'")),
     UniqueConstraint("cell", name="cell_is_unique"),
 )
 

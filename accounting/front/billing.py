@@ -1,0 +1,85 @@
+"""The statements of a front: of every period that all its cells have closed.
+
+They are copied, and then never change, whatever becomes of a cell. A line is the sum of those that
+the cells have of the user; a cell's later adjustments are copied one by one.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine
+
+from accounting.billing import statement_queries
+from accounting.billing.adjust import enqueue_posted
+from accounting.billing.close_period import CloseResult, enqueue_period_closed
+from accounting.billing.period_queries import find_period
+from accounting.db.engine import lost_connections
+from accounting.db.locks import lock
+from accounting.db.queries import Queries
+from accounting.domain.statements import StatementCutoff, cutoff_over_cells
+from accounting.front.cells import require_front
+
+_QUERIES: Final = Queries("accounting.front")
+
+
+def copy_billing(engine: Engine) -> int:
+    """Copy the periods that all cells have closed, and new adjustments; returns how many of both.
+
+    Raises ConnectionLost where a cell does not answer: then nothing is known to be complete.
+    """
+    with lost_connections(), engine.begin() as connection:
+        require_front(connection)
+        lock(connection, "rollup")
+        for name in (
+            "take_up_realms",
+            "take_up_rules",
+            "delete_stale_periods",
+            "take_up_periods",
+        ):
+            connection.execute(_QUERIES.text(name))
+        copied = _copy_adjustments(connection, None, None)
+    while True:
+        with lost_connections(), engine.begin() as connection:
+            lock(connection, "rollup")
+            ready = connection.execute(_QUERIES.text("ready_periods")).mappings().first()
+            if ready is None:
+                return copied
+            _close(connection, dict(ready))
+            copied += 1 + _copy_adjustments(connection, ready["realm_id"], ready["period"])
+
+
+def _close(connection: Connection, ready: Mapping[str, Any]) -> None:
+    """Write the statement of a period, and its event."""
+    period = {name: ready[name] for name in ("realm_id", "period")}
+    row = find_period(connection, ready["realm_id"], ready["realm"], ready["period"])
+    connection.execute(_QUERIES.text("create_lines_of_cells"))
+    connection.execute(_QUERIES.text("read_lines_of_cells"), ready)
+    cutoffs = connection.execute(_QUERIES.text("cutoffs_of_cells"), ready).all()
+    cutoff = cutoff_over_cells({row.cell: row.cutoff for row in cutoffs})
+    connection.execute(_QUERIES.text("add_users_of_lines"))
+    line_count = connection.execute(
+        _QUERIES.text("write_statement_over_cells"), {"realm_id": ready["realm_id"]}
+    ).rowcount
+    connection.execute(_QUERIES.text("mark_period_closed"), {**period, "cutoff": cutoff})
+    result = CloseResult(
+        realm=ready["realm"],
+        period=ready["period"],
+        line_count=line_count,
+        excluded_sources=tuple(StatementCutoff.from_text(cutoff).excluded_sources),
+        sums=statement_queries.statement_sums(connection, **period),
+    )
+    figures = statement_queries.statement_figures(connection, **period)
+    enqueue_period_closed(connection, row, result, figures)
+
+
+def _copy_adjustments(connection: Connection, realm_id: int | None, period: Any) -> int:
+    """Copy the adjustments of a closed period, or the new ones of all."""
+    ids = (
+        connection.execute(
+            _QUERIES.text("copy_adjustments"), {"realm_id": realm_id, "period": period}
+        )
+        .scalars()
+        .all()
+    )
+    enqueue_posted(connection, ids)
+    return len(ids)
