@@ -13,6 +13,13 @@ JOB_NAMES: Final = (
     "settle", "rollup", "partitions", "gaps", "feed", "adjust", "close", "webhooks", "retain",
 )  # fmt: skip
 """Those of the registry, which is imported when one runs."""
+FRONT_JOB_NAMES: Final = ("feed", "bill", "webhooks", "retain")
+"""Those of a front."""
+ALL_JOB_NAMES: Final = tuple(dict.fromkeys(JOB_NAMES + FRONT_JOB_NAMES))
+
+JOB_HELP: Final = (
+    f"One of: {', '.join(JOB_NAMES)}; on a front, one of: {', '.join(FRONT_JOB_NAMES)}."
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -50,21 +57,28 @@ def current() -> None:
 
 
 def run_job(
-    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(JOB_NAMES)}.")],
+    name: Annotated[str, typer.Argument(help=JOB_HELP)],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what the job would do; only for retain.")
     ] = False,
 ) -> None:
     """Run one job now, to its end; exit 3 while another session holds its lock."""
-    if name not in JOB_NAMES:
-        raise UsageError(f"no job {name!r}: expected one of {', '.join(JOB_NAMES)}")
+    if name not in ALL_JOB_NAMES:
+        raise UsageError(f"no job {name!r}: expected one of {', '.join(ALL_JOB_NAMES)}")
     from accounting.ops import service
 
     settings = command_settings()
-    job = service.configured_jobs(settings)[name]
-    if dry_run and job.preview is None:
-        raise UsageError(f"job {name!r} has no --dry-run: it only adds what is missing")
     with writer_engine(settings) as engine:
+        on_front = service.is_front_database(engine)
+        jobs = service.configured_jobs(settings, is_front=on_front)
+        if name not in jobs:
+            kind = "a front, and cells have" if on_front else "no front, and only fronts have"
+            raise UsageError(
+                f"this database is {kind} the job {name!r}: expected one of {', '.join(jobs)}"
+            )
+        job = jobs[name]
+        if dry_run and job.preview is None:
+            raise UsageError(f"job {name!r} has no --dry-run: it only adds what is missing")
         if dry_run and job.preview is not None:
             for line in job.preview(engine):
                 write(f"{line}\n")

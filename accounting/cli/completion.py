@@ -141,9 +141,9 @@ def _choices(
             listing = getattr(command.callback, "listing", None)
             return () if listing is None else list(listing().sort_names())
         case "name" if group == "job":
-            from accounting.cli.admin import JOB_NAMES
+            from accounting.cli.admin import ALL_JOB_NAMES
 
-            return JOB_NAMES
+            return ALL_JOB_NAMES
         case "realm" | "source":
             return known_names(param.name)
         case "without":

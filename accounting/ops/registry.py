@@ -12,6 +12,7 @@ from accounting.audit.retention import preview, retain
 from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_periods
 from accounting.feed.number_feed import number_feed
+from accounting.front.billing import copy_billing
 from accounting.ingest.partitions import make_partitions
 from accounting.sessions.describe_gaps import describe_gaps
 from accounting.sessions.settle import settle
@@ -30,7 +31,8 @@ class Job:
     ``follows_reports``: all that it does follows from loaded reports, so that it runs more rarely
     while there are none, and at once when some come. ``after``: the jobs without whose first run
     this one would find nothing to do. ``thread``: jobs of the same thread run in turn; those that
-    follow reports must not wait for long ones, and nobody for other people's servers.
+    follow reports must not wait for long ones, nor any for the servers of others. ``cells``: the
+    databases of the cells, which a front waits for.
     ``run_until``: as ``run``, of a job that may have work for as long as there is any; it ends soon
     after the event is set.
     """
@@ -42,7 +44,7 @@ class Job:
     run: Callable[[Engine], int]
     preview: Callable[[Engine], Iterable[str]] | None = None
     follows_reports: bool = False
-    thread: Literal["reports", "default", "webhooks"] = "default"
+    thread: Literal["reports", "default", "webhooks", "cells"] = "default"
     after: Collection[str] = ()
     run_until: Callable[[Engine, threading.Event], int] | None = None
 
@@ -128,10 +130,40 @@ JOBS: Final[Mapping[str, Job]] = {
         ),
     )
 }
+"""Those of a database with sources: a cell, or an installation that is no front."""
+
+
+def _prune_webhooks(engine: Engine) -> int:
+    return prune_attempts(engine) + prune_refusals(engine)
+
+
+FRONT_JOBS: Final[Mapping[str, Job]] = {
+    job.name: job
+    for job in (
+        JOBS["feed"],
+        Job(
+            name="bill",
+            description="Copy the periods that all cells have closed, and their adjustments",
+            unit="records",
+            every_seconds=60.0,
+            run=copy_billing,
+        ),
+        JOBS["webhooks"],
+        Job(
+            name="retain",
+            description="Delete details of the delivery of webhooks that are older than they are "
+            "kept",
+            unit="records",
+            every_seconds=3600.0,
+            run=_prune_webhooks,
+        ),
+    )
+}
+"""Those of a front, which has no reports: what its cells have settled, rolled up and closed."""
 
 
 def _retain(engine: Engine, limits: PruneLimits, report_retention_days: int | None) -> int:
-    pruned = prune(engine, limits) + prune_attempts(engine) + prune_refusals(engine)
+    pruned = prune(engine, limits) + _prune_webhooks(engine)
     return pruned + retain(engine, report_retention_days)
 
 
@@ -140,8 +172,12 @@ def with_settings(
     report_retention_days: int | None,
     prune_limits: PruneLimits,
     delivery: DeliverySettings,
+    is_front: bool = False,
 ) -> Mapping[str, Job]:
-    """The jobs with the settings applied. ``report_retention_days`` None: keep reports for ever."""
+    """The jobs with the settings applied. ``report_retention_days`` None: keep reports for ever.
+
+    ``is_front``: those of a front.
+    """
     retain_job = replace(
         JOBS["retain"],
         run=lambda engine: _retain(engine, prune_limits, report_retention_days),
@@ -152,4 +188,6 @@ def with_settings(
         run=lambda engine: deliver(engine, settings=delivery),
         run_until=lambda engine, stop: deliver(engine, stop, delivery),
     )
+    if is_front:
+        return {**FRONT_JOBS, "webhooks": webhooks_job}
     return {**JOBS, "retain": retain_job, "webhooks": webhooks_job}

@@ -30,6 +30,7 @@ from accounting.domain.client_addresses import ClientAddresses
 from accounting.domain.realm_rules import RealmRule
 from accounting.embedded import EmbeddedPostgres, EmbeddedValkey
 from accounting.errors import ConfigurationError, ConnectionLost, ServerError, UsageError
+from accounting.front.cells import is_front
 from accounting.identities import time_zone_check
 from accounting.ingest.load_loop import run_loader
 from accounting.ingest.loader import Loader
@@ -42,6 +43,7 @@ from accounting.ops.processes import ChildProcess, supervise
 from accounting.ops.registry import Job, with_settings
 from accounting.ops.servers import READER_ROLE, WRITER_ROLE
 from accounting.ops.web_process import web_process
+from accounting.waiting import Backoff
 from accounting.webhooks.delivery import DeliverySettings
 
 log = structlog.get_logger()
@@ -53,6 +55,9 @@ CONFIGURATION_EXIT_CODE: Final = 2
 """A child process exits so when a setting can't work, and would again."""
 COLLECT_STOP_TIMEOUT_SECONDS: Final = 45.0
 SCHEDULE_STOP_TIMEOUT_SECONDS: Final = 60.0
+MIN_RETRY_SECONDS: Final = 0.1
+MAX_RETRY_SECONDS: Final = 5.0
+"""Between attempts to reach a database that is away."""
 CHECKPOINT_MAX_AGE_MICROSECONDS: Final = 15_000_000
 """A collector writes a checkpoint every second; with an older one it is not capturing."""
 
@@ -242,15 +247,43 @@ def run_scheduler_process(settings: Settings, stop: threading.Event) -> None:
         "settle": settings.settle_interval_seconds,
         "rollup": settings.rollup_interval_seconds,
     }
-    with _database(settings, "schedule", stop) as engine:
-        # A job can wait for an unreachable database, but never succeeds with another schema.
-        with suppress(ConnectionLost):
-            migrations.require_head(engine)
-        with serve_metrics(settings, captures=False):
-            # APScheduler is imported only here, as no other process needs its memory.
-            from accounting.ops.scheduler import run_scheduler  # noqa: PLC0415
+    with (
+        _database(settings, "schedule", stop) as engine,
+        serve_metrics(settings, captures=False),
+    ):
+        on_front = wait_for_kind(engine, stop)
+        if on_front is None:
+            return
+        # APScheduler is imported only here, as no other process needs its memory.
+        from accounting.ops.scheduler import run_scheduler  # noqa: PLC0415
 
-            run_scheduler(engine, intervals_seconds, stop, configured_jobs(settings))
+        jobs = configured_jobs(settings, is_front=on_front)
+        run_scheduler(engine, intervals_seconds, stop, jobs)
+
+
+def is_front_database(engine: Engine) -> bool:
+    """Whether the jobs of a database are those of a front."""
+    with lost_connections(), engine.connect() as connection:
+        return is_front(connection)
+
+
+def wait_for_kind(engine: Engine, stop: threading.Event) -> bool | None:
+    """Whether the database is a front, once it answers; None when ``stop`` is set before.
+
+    Raises ConfigurationError for another schema, with which no job succeeds.
+    """
+    backoff = Backoff(MIN_RETRY_SECONDS, MAX_RETRY_SECONDS)
+    is_logged = False
+    while True:
+        try:
+            migrations.require_head(engine)
+            return is_front_database(engine)
+        except ConnectionLost as error:
+            if not is_logged:
+                log.warning("no job can run now, trying again", reason=str(error))
+                is_logged = True
+            if stop.wait(backoff.next_pause()):
+                return None
 
 
 def check_default_time_zone(engine: Engine, settings: Settings) -> None:
@@ -262,8 +295,8 @@ def check_default_time_zone(engine: Engine, settings: Settings) -> None:
         raise ConfigurationError(f"{environment_variable('time_zone')}: {error}") from error
 
 
-def configured_jobs(settings: Settings) -> Mapping[str, Job]:
-    """The jobs by name, as the settings have them."""
+def configured_jobs(settings: Settings, *, is_front: bool = False) -> Mapping[str, Job]:
+    """The jobs by name, as the settings have them. ``is_front``: those of a front."""
     return with_settings(
         report_retention_days=settings.report_retention_days,
         prune_limits=PruneLimits(
@@ -272,6 +305,7 @@ def configured_jobs(settings: Settings) -> Mapping[str, Job]:
             rejected_days=settings.rejected_retention_days,
         ),
         delivery=DeliverySettings(private_addresses=settings.webhook_private_addresses),
+        is_front=is_front,
     )
 
 

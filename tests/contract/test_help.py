@@ -13,11 +13,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from accounting.cli.admin import JOB_NAMES
+from accounting.cli.admin import FRONT_JOB_NAMES, JOB_NAMES
 from accounting.cli.examples import EXAMPLES
 from accounting.cli.main import COMMAND_GROUPS, COMMANDS, app
 from accounting.installation import version
-from accounting.ops.registry import JOBS
+from accounting.ops.registry import FRONT_JOBS, JOBS
 from accounting.sources.rename import rename_source
 from tests.support.books import WRITER, Books
 from tests.support.command import turn_accounting
@@ -90,6 +90,7 @@ def test_a_page_waits_for_nothing_that_only_its_command_needs() -> None:
 
 def test_the_help_names_every_job() -> None:
     assert tuple(JOBS) == JOB_NAMES
+    assert tuple(FRONT_JOBS) == FRONT_JOB_NAMES
 
 
 def test_version() -> None:
