@@ -31,14 +31,17 @@ def verify_books(
 
     Sessions, roll-ups and statements are compared.
     """
-    from accounting.audit.verify import VerifyResult, verify
+    from accounting.audit.verify import VerifyResult
+    from accounting.front.verify import verify_installation
 
     result = VerifyResult()
     with (
         writer_engine(command_settings()) as engine,
         progress_line("verifying") as progress,
     ):
-        for difference in verify(engine, realm, period, result=result, progress=progress):
+        for difference in verify_installation(
+            engine, realm, period, result=result, progress=progress
+        ):
             label = f"{difference.what} {difference.kind}"
             write_record(label, asdict(difference), as_json=as_json)
     for dropped in result.partly_dropped:

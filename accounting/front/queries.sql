@@ -230,3 +230,115 @@ WHERE NOT EXISTS (
     WHERE a.adjustment_id = c.id AND a.user_key = c.user_key)
 ORDER BY c.posted_at, c.id
 RETURNING adjustment_id;
+
+-- name: known_periods
+-- The realms, each with its periods.
+SELECT r.realm, p.period FROM accounting.realms r LEFT JOIN accounting.periods p USING (realm_id);
+
+-- name: periods_of_cell
+-- The periods of a realm, or of all, in a cell.
+SELECT r.realm, p.period FROM accounting.realms r LEFT JOIN accounting.periods p USING (realm_id)
+WHERE CAST(:realm AS text) IS NULL OR r.realm = :realm;
+
+-- name: check_statements
+-- The lines of the front that are not the sum of the cells' lines, by number, and those whose digest
+-- is not that of the cells' digests. Not of periods that a cell closed which has left.
+WITH closed AS (
+    SELECT p.realm_id, r.realm, p.period
+    FROM accounting.periods p JOIN accounting.realms r USING (realm_id)
+    WHERE p.closed_at IS NOT NULL
+        AND (CAST(:realm AS text) IS NULL OR r.realm = :realm)
+        AND (CAST(:period AS date) IS NULL OR p.period = :period)
+        AND NOT EXISTS (
+            SELECT FROM json_object_keys(CAST(p.cutoff AS json) -> 'cells') k (cell)
+            WHERE k.cell NOT IN (SELECT cell FROM accounting.cells))
+), of_front AS (
+    SELECT c.realm, c.period, s.user_key, n.number, n.value
+    FROM closed c JOIN accounting.statements s USING (realm_id, period)
+    CROSS JOIN LATERAL (VALUES
+        ('received_packets', s.received_packets::text), ('received_bytes', s.received_bytes::text),
+        ('sent_packets', s.sent_packets::text), ('sent_bytes', s.sent_bytes::text),
+        ('peer_received_packets', s.peer_received_packets::text),
+        ('peer_received_bytes', s.peer_received_bytes::text),
+        ('peer_sent_packets', s.peer_sent_packets::text),
+        ('peer_sent_bytes', s.peer_sent_bytes::text),
+        ('sessions_started', s.sessions_started::text),
+        ('sessions_ended', s.sessions_ended::text),
+        ('session_seconds', trim_scale(s.session_microseconds * 0.000001)::text),
+        ('estimated_bytes', s.estimated_bytes::text), ('digest', s.digest)
+    ) n (number, value)
+), of_cells AS (
+    SELECT l.realm, l.period, l.user_key, n.number, n.value
+    FROM (
+        SELECT realm, period, user_key,
+            sum(received_packets) AS received_packets, sum(received_bytes) AS received_bytes,
+            sum(sent_packets) AS sent_packets, sum(sent_bytes) AS sent_bytes,
+            sum(peer_received_packets) AS peer_received_packets,
+            sum(peer_received_bytes) AS peer_received_bytes,
+            sum(peer_sent_packets) AS peer_sent_packets, sum(peer_sent_bytes) AS peer_sent_bytes,
+            sum(sessions_started) AS sessions_started, sum(sessions_ended) AS sessions_ended,
+            sum(session_seconds) AS session_seconds, sum(estimated_bytes) AS estimated_bytes,
+            encode(sha256(convert_to(
+                string_agg(cell || ' ' || digest, chr(10) ORDER BY cell COLLATE "C"), 'UTF8'
+            )), 'hex') AS digest
+        FROM cells.statements
+        WHERE (CAST(:realm AS text) IS NULL OR realm = :realm)
+            AND (CAST(:period AS date) IS NULL OR period = :period)
+        GROUP BY realm, period, user_key
+    ) l
+    JOIN closed USING (realm, period)
+    CROSS JOIN LATERAL (VALUES
+        ('received_packets', l.received_packets::text), ('received_bytes', l.received_bytes::text),
+        ('sent_packets', l.sent_packets::text), ('sent_bytes', l.sent_bytes::text),
+        ('peer_received_packets', l.peer_received_packets::text),
+        ('peer_received_bytes', l.peer_received_bytes::text),
+        ('peer_sent_packets', l.peer_sent_packets::text),
+        ('peer_sent_bytes', l.peer_sent_bytes::text),
+        ('sessions_started', l.sessions_started::text),
+        ('sessions_ended', l.sessions_ended::text),
+        ('session_seconds', trim_scale(l.session_seconds)::text),
+        ('estimated_bytes', l.estimated_bytes::text), ('digest', l.digest)
+    ) n (number, value)
+)
+SELECT realm, period, user_key, number AS "column", f.value AS booked, c.value AS recomputed,
+    CASE WHEN f.value IS NULL THEN 'missing' WHEN c.value IS NULL THEN 'unfounded'
+        ELSE 'differs' END AS kind
+FROM of_front f FULL JOIN of_cells c USING (realm, period, user_key, number)
+WHERE f.value IS DISTINCT FROM c.value
+ORDER BY realm, period, user_key, number;
+
+-- name: check_adjustments
+-- The adjustments that one of both has and the other has not, or with other figures. Those that a
+-- person posted on the front are its own, and those of a cell that has left can't be compared.
+WITH of_cells AS (
+    SELECT accounting.event_id('adjustment of a cell', c.cell || ' ' || c.adjustment_id) AS id,
+        c.realm, c.period, c.user_key, c.cell,
+        concat_ws(' ', c.received_packets, c.received_bytes, c.sent_packets, c.sent_bytes,
+            c.peer_received_packets, c.peer_received_bytes, c.peer_sent_packets,
+            c.peer_sent_bytes, trim_scale(c.session_seconds)) AS figures
+    FROM cells.adjustments c
+    JOIN accounting.realms r USING (realm)
+    JOIN accounting.periods p ON p.realm_id = r.realm_id AND p.period = c.period
+    WHERE p.closed_at IS NOT NULL
+        AND (CAST(:realm AS text) IS NULL OR c.realm = :realm)
+        AND (CAST(:period AS date) IS NULL OR c.period = :period)
+), of_front AS (
+    SELECT a.adjustment_id AS id, r.realm, a.period, a.user_key,
+        substring(a.reason FROM '\(cell ([a-z0-9_-]+)\)$') AS cell,
+        concat_ws(' ', a.received_packets, a.received_bytes, a.sent_packets, a.sent_bytes,
+            a.peer_received_packets, a.peer_received_bytes, a.peer_sent_packets,
+            a.peer_sent_bytes, trim_scale(a.session_microseconds * 0.000001)) AS figures
+    FROM accounting.adjustments a JOIN accounting.realms r USING (realm_id)
+    WHERE (NOT a.manual OR EXISTS (SELECT FROM of_cells c WHERE c.id = a.adjustment_id))
+        AND (CAST(:realm AS text) IS NULL OR r.realm = :realm)
+        AND (CAST(:period AS date) IS NULL OR a.period = :period)
+)
+SELECT coalesce(f.realm, c.realm) AS realm, coalesce(f.period, c.period) AS period,
+    coalesce(f.user_key, c.user_key) AS user_key, id::text AS "column",
+    f.figures AS booked, c.figures AS recomputed,
+    CASE WHEN f.figures IS NULL THEN 'missing' WHEN c.figures IS NULL THEN 'unfounded'
+        ELSE 'differs' END AS kind
+FROM of_front f FULL JOIN of_cells c USING (id)
+WHERE f.figures IS DISTINCT FROM c.figures
+    AND (c.cell IS NOT NULL OR f.cell IN (SELECT cell FROM accounting.cells))
+ORDER BY realm, period, id;

@@ -1,0 +1,72 @@
+"""`verify` on a front: the books of every cell, and what the front stored of them."""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from accounting.errors import UsageError
+from accounting.front.verify import verify_installation
+from tests.front.conftest import HOUR, call
+from tests.support.books import Books
+from tests.support.fronts import Front, open_front
+from tests.support.servers import PostgresServer
+
+TO_DECEMBER = HOUR * 24 * 31
+
+
+@pytest.fixture(scope="module")
+def closed(
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Front]:
+    """Two cells over which alice roams, closed for November. Tests put back what they change."""
+    with open_front(postgres_server, tmp_path_factory.mktemp("f"), ("north", "south")) as front:
+        call(front, "north", "alice", HOUR, 1)
+        call(front, "south", "alice", HOUR * 2, 2)
+        call(front, "south", "bob", HOUR * 3, 3, realm="example.net")
+        front.advance_clocks(TO_DECEMBER)
+        front.run_jobs()
+        front.close_periods()
+        yield front
+
+
+def found(front: Front, realm: str | None = None) -> list[str]:
+    return [
+        f"{difference.what} {difference.kind} {difference.column}"
+        for difference in verify_installation(front.books.engine, realm)
+    ]
+
+
+def change(books: Books, statement: str) -> None:
+    """Change statements as nobody may, as the superuser."""
+    trigger = "TRIGGER statements_are_immutable"
+    with psycopg.connect(books.url()) as connection:
+        connection.execute(f"ALTER TABLE accounting.statements DISABLE {trigger}")
+        connection.execute(statement)
+        connection.execute(f"ALTER TABLE accounting.statements ENABLE ALWAYS {trigger}")
+
+
+def test_right_books_are_proved(closed: Front) -> None:
+    assert found(closed) == []
+    assert found(closed, "example.net") == []
+    with pytest.raises(UsageError, match="no realm 'nowhere' is known"):
+        found(closed, "nowhere")
+
+
+def test_a_changed_line_of_the_front_is_found(closed: Front) -> None:
+    statement = "UPDATE accounting.statements SET sent_bytes = sent_bytes {} 1"
+    change(closed.books, statement.format("+"))
+    assert found(closed) == ["statements differs sent_bytes"] * 2
+    assert found(closed, "example.net") == ["statements differs sent_bytes"]
+    change(closed.books, statement.format("-"))
+    assert found(closed) == []
+
+
+def test_a_changed_line_of_a_cell_is_found_in_the_cell_and_on_the_front(closed: Front) -> None:
+    statement = "UPDATE accounting.statements SET sent_bytes = sent_bytes {} 1"
+    change(closed.cells["south"], statement.format("+"))
+    differences = found(closed)
+    assert "statements differs sent_bytes" in differences
+    assert any(text.startswith("statements of cell south differs") for text in differences)
+    change(closed.cells["south"], statement.format("-"))
+    assert found(closed) == []
