@@ -64,11 +64,6 @@ ON CONFLICT (id) DO UPDATE SET front = excluded.front, cell = excluded.cell;
 -- Forgets the front of this cell.
 DELETE FROM accounting.membership WHERE front = :front;
 
--- name: read_sources
--- The sources of this cell, with the numbers that are in the ids of their sessions.
-SELECT source, source_id FROM accounting.sources
-UNION ALL SELECT former_name, source_id FROM accounting.former_source_names;
-
 -- name: free_cell_id
 -- The smallest number that no cell of this front has.
 SELECT min(n) FROM generate_series(1, 1023) n

@@ -147,7 +147,7 @@ def run_example(example: str, books: Books, valkey: ValkeyServer) -> None:
         settings[name.removeprefix("ACCOUNTING_").lower()] = value
     if "database_url_file" in settings:
         del settings["database_url"]
-    elif words[1] == "db":
+    elif words[1] in {"db", "front"}:
         settings["database_url"] = books.url()
     arguments = [
         path

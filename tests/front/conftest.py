@@ -5,11 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from accounting.billing.close_period import refresh_periods
-from tests.support.books import channel, status_payload, traffic_payload
-from tests.support.fronts import Front, open_front
+from tests.support.books import channel, traffic_payload
+from tests.support.fronts import HOUR, Front, call, open_front
 from tests.support.servers import PostgresServer
-
-HOUR = 3600.0
 
 
 @pytest.fixture(scope="session")
@@ -42,32 +40,3 @@ def roaming(
         for books in (*front.cells.values(), front.whole):
             refresh_periods(books.engine)
         yield front
-
-
-def call(
-    front: Front,
-    cell: str,
-    user: str,
-    at: float,
-    number: int,
-    *,
-    realm: str = "example.org",
-    ends: bool = True,
-) -> None:
-    """A session of an hour and a half with three interims, and a total if it ends."""
-
-    def receive(seconds: float, suffix: str, payload: bytes) -> None:
-        name = channel(suffix, user=user, realm=realm, allocation=number)
-        front.receive(cell, at + seconds, name, payload)
-
-    local = f"192.0.2.{1 + list(front.cells).index(cell)}:3478"
-    receive(0, "status", status_payload("new", 3600, local=local))
-    for interim in range(3 if ends else 1):
-        seconds = interim * HOUR / 2
-        receive(seconds + 10, "traffic", traffic_payload(4096, 400_000 * number, 10, 1_000))
-        receive(seconds + 11, "traffic/peer", traffic_payload(10, 1_000, 4096, 400_000 * number))
-        receive(seconds + 20, "status", status_payload("refreshed", 3600, local=local))
-    if ends:
-        receive(1.5 * HOUR, "status", status_payload("deleted"))
-        total = traffic_payload(12_300, 1_200_500 * number, 31, 3_100)
-        receive(1.5 * HOUR + 0.1, "total_traffic", total)

@@ -12,9 +12,8 @@ from accounting.billing.close_period import close_period, close_periods, refresh
 from accounting.feed.number_feed import number_feed
 from accounting.front.billing import copy_billing
 from accounting.front.join import leave
-from tests.front.conftest import HOUR, call
 from tests.support.books import channel, traffic_payload
-from tests.support.fronts import Front, open_front
+from tests.support.fronts import HOUR, Front, call, open_front
 from tests.support.servers import PostgresServer
 
 MONTH = HOUR * 24 * 31

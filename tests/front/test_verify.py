@@ -7,9 +7,8 @@ import pytest
 
 from accounting.errors import UsageError
 from accounting.front.verify import verify_installation
-from tests.front.conftest import HOUR, call
 from tests.support.books import Books
-from tests.support.fronts import Front, open_front
+from tests.support.fronts import HOUR, Front, call, open_front
 from tests.support.servers import PostgresServer
 
 TO_DECEMBER = HOUR * 24 * 31

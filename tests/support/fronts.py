@@ -20,9 +20,16 @@ from accounting.billing.close_period import close_periods
 from accounting.db.engine import Engine, open_engine
 from accounting.front import join
 from accounting.front.billing import copy_billing
-from tests.support.books import Books, cloned_database
+from tests.support.books import (
+    Books,
+    channel,
+    cloned_database,
+    status_payload,
+    traffic_payload,
+)
 from tests.support.servers import PostgresServer
 
+HOUR: Final = 3600.0
 CELLS: Final = ("north", "south", "west")
 
 
@@ -102,3 +109,32 @@ def change_identity_key(books: Books) -> None:
     """Make books those of another installation: all were cloned from one template."""
     with psycopg.connect(books.url()) as connection:
         connection.execute("UPDATE accounting.installation SET identity_key = sha256(identity_key)")
+
+
+def call(
+    front: Front,
+    cell: str,
+    user: str,
+    at: float,
+    number: int,
+    *,
+    realm: str = "example.org",
+    ends: bool = True,
+) -> None:
+    """A session of an hour and a half with three interims, and a total if it ends."""
+
+    def receive(seconds: float, suffix: str, payload: bytes) -> None:
+        name = channel(suffix, user=user, realm=realm, allocation=number)
+        front.receive(cell, at + seconds, name, payload)
+
+    local = f"192.0.2.{1 + list(front.cells).index(cell)}:3478"
+    receive(0, "status", status_payload("new", 3600, local=local))
+    for interim in range(3 if ends else 1):
+        seconds = interim * HOUR / 2
+        receive(seconds + 10, "traffic", traffic_payload(4096, 400_000 * number, 10, 1_000))
+        receive(seconds + 11, "traffic/peer", traffic_payload(10, 1_000, 4096, 400_000 * number))
+        receive(seconds + 20, "status", status_payload("refreshed", 3600, local=local))
+    if ends:
+        receive(1.5 * HOUR, "status", status_payload("deleted"))
+        total = traffic_payload(12_300, 1_200_500 * number, 31, 3_100)
+        receive(1.5 * HOUR + 0.1, "total_traffic", total)
