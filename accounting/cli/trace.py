@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     )
     from accounting.billing.statement_queries import BilledLine
     from accounting.domain.session_fold import Report
+    from accounting.front.trace import FrontTrace
 
 _MARKS: Final = (("\u251c\u2500 ", "\u2502  "), ("\u2514\u2500 ", "   "))
 _ASCII_MARKS: Final = (("|- ", "|  "), ("`- ", "   "))
@@ -97,7 +98,8 @@ def trace_line(
     A report whose figures are not what it adds shows both: a total is published with
     what coturn counted in all, as in its log, and adds what the interims lacked.
     """
-    from accounting.audit.trace import trace, trace_adjustment
+    from accounting.front.trace import trace_line as trace_billed
+    from accounting.front.trace import trace_posted
 
     others = (realm, period, user, user_key, adjustment)
     if session is not None and all(value is None for value in others):
@@ -113,28 +115,39 @@ def trace_line(
         )
     with writer_engine(command_settings()) as engine, progress_line("tracing") as progress:
         if adjustment is not None:
-            result = trace_adjustment(
+            result = trace_posted(
                 engine, _parse_uuid("--adjustment", adjustment), progress=progress
             )
         else:
             assert realm is not None
             assert period is not None
             key = None if user_key is None else _parse_uuid("--user-key", user_key)
-            result = trace(engine, realm, period, user=user, key=key, progress=progress)
+            result = trace_billed(engine, realm, period, user=user, key=key, progress=progress)
+    parts = _parts(result)
     if as_json:
-        _write_records(result)
+        _write_line_records(result)
+        for cell, part in parts:
+            _write_session_records(part, cell)
     else:
-        _write_tree(result, user, _figures_as(in_bytes=in_bytes))
-    if result.partly_dropped is not None:
-        write_message(dropped_notice(result.partly_dropped))
+        _write_tree(result, parts, user, _figures_as(in_bytes=in_bytes))
+    for _, part in parts:
+        if part.partly_dropped is not None:
+            write_message(dropped_notice(part.partly_dropped))
     if not result.adds_up:
         write_message("it does not add up: `turn-accounting verify` names what is wrong")
         raise typer.Exit(1)
-    write_message(f"adds up: {counted(len(result.sessions), 'session')}")
+    write_message(f"adds up: {counted(sum(len(part.sessions) for _, part in parts), 'session')}")
+
+
+def _parts(result: "Trace | FrontTrace") -> "Sequence[tuple[str | None, Trace]]":
+    """The traces of a front's cells by their names; of one database that one, without a name."""
+    from accounting.audit.trace import Trace
+
+    return [(None, result)] if isinstance(result, Trace) else result.cells
 
 
 def _trace_one_session(text: str, *, in_bytes: bool, as_json: bool) -> None:
-    from accounting.audit.trace import trace_session
+    from accounting.front.trace import trace_one_session
 
     session_id = parse_session_id(text)
     if session_id is None:
@@ -142,7 +155,7 @@ def _trace_one_session(text: str, *, in_bytes: bool, as_json: bool) -> None:
             f"--session {text!r}: expected an id as `turn-accounting sessions` shows it"
         )
     with writer_engine(command_settings()) as engine, progress_line("tracing") as progress:
-        result = trace_session(engine, session_id, progress=progress)
+        result = trace_one_session(engine, session_id, progress=progress)
     if as_json:
         write_json(_part_records(result))
         write_json(_session_records(result.session))
@@ -184,8 +197,8 @@ def _part_text(part: "PeriodPart", figures: Figures) -> str:
     return f"in period {part.period}, {state}  {figures(part.numbers)}"
 
 
-def _write_records(result: "Trace") -> None:
-    """One JSON object for each line, session and report."""
+def _write_line_records(result: "Trace | FrontTrace") -> None:
+    """One JSON object for each line that was billed."""
     for line in result.lines:
         label = "statement" if line.adjustment_id is None else "adjustment"
         record = {
@@ -199,8 +212,14 @@ def _write_records(result: "Trace") -> None:
             **_by_name(line.numbers),
         }
         write_json([record])
-    for session in result.sessions:
-        write_json(_session_records(session))
+    flush_output()
+
+
+def _write_session_records(part: "Trace", cell: str | None) -> None:
+    """One JSON object for each session and report, on a front with the name of the cell."""
+    for session in part.sessions:
+        records = _session_records(session)
+        write_json(records if cell is None else ({**record, "cell": cell} for record in records))
     flush_output()
 
 
@@ -241,16 +260,28 @@ def _report_record(session_id: UUID, traced: "TracedReport") -> dict[str, Any]:
     }
 
 
-def _write_tree(result: "Trace", user: str | None, figures: Figures) -> None:
-    """The billed lines, the sessions, and the reports of each with their positions."""
+def _write_tree(
+    result: "Trace | FrontTrace",
+    parts: "Sequence[tuple[str | None, Trace]]",
+    user: str | None,
+    figures: Figures,
+) -> None:
+    """The billed lines, the sessions of each cell, and their reports with their positions."""
     shown_user = f"user {visible_name(user)}" if user is not None else f"user_key {result.user_key}"
     write(f"realm {visible_name(result.realm)}, period {result.period}, {shown_user}\n{_UNITS}\n")
-    count = len(result.sessions)
-    summary = f"{count:,} session{'' if count == 1 else 's'}  {figures(result.traced)}"
-    sessions = [_session_branch(traced, figures) for traced in result.sessions]
     lines = [(_line_text(line, figures), ()) for line in result.lines]
-    _write_branches([*lines, (summary, sessions)])
+    _write_branches([*lines, *(_part_branch(cell, part, figures) for cell, part in parts)])
     flush_output()
+
+
+def _part_branch(cell: str | None, part: "Trace", figures: Figures) -> Branch:
+    """The sessions of one database, below their sum; of a cell also what it billed."""
+    summary = f"{counted(len(part.sessions), 'session')}  {figures(part.traced)}"
+    sessions: list[Branch] = [_session_branch(traced, figures) for traced in part.sessions]
+    if cell is None:
+        return summary, sessions
+    lines = [(_line_text(line, figures), ()) for line in part.lines]
+    return f"cell {cell}  {summary}", [*lines, *sessions]
 
 
 def _write_branches(branches: Sequence[Branch], indent: str = "") -> None:
