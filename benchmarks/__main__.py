@@ -21,6 +21,7 @@ from accounting.domain import session_fold
 from accounting.logs import configure_logging
 from benchmarks import (
     capture_burst,
+    cells,
     commands,
     dimensions,
     export,
@@ -55,6 +56,7 @@ PARTS: Final[Mapping[str, Part]] = {
     "idle": idle.run,
     "commands": commands.run,
     "sources": sources.run,
+    "cells": cells.run,
     "growth": growth.run,
     "path": path.run,
     "web": web.run,

@@ -95,11 +95,14 @@ class Pipeline:
         scale: Scale,
         *,
         sources: int = 1,
+        first_source: int = 0,
         capture: str = "replication",
     ) -> None:
+        """``first_source``: the number in the names of its first source and of its realms."""
         self._bed = bed
         self._scale = scale
         self._source_count = sources
+        self._first_source = first_source
         self._open_count = scale.open_sessions // sources
         self._users = max(1, scale.users // sources)
         self._capture = capture
@@ -139,7 +142,7 @@ class Pipeline:
                 **common,
                 "ACCOUNTING_REDIS_URL": valkey.url,
                 "ACCOUNTING_CAPTURE": self._capture,
-                "ACCOUNTING_SOURCE": f"source-{number}",
+                "ACCOUNTING_SOURCE": f"source-{self._first_source + number}",
             }
             home = self._bed.directory / f"source-{number}"
             collector = self._stack.enter_context(
@@ -170,7 +173,7 @@ class Pipeline:
         self._sampler.start()
 
     def _realms(self, number: int) -> list[bytes]:
-        return [b"%d.%b" % (number, realm) for realm in REALMS]
+        return [b"%d.%b" % (self._first_source + number, realm) for realm in REALMS]
 
     # Control
 

@@ -43,6 +43,7 @@ class Scale:
     settle_down_seconds: float = 20.0
     lag_messages: int = 5
     sources: tuple[int, ...] = (1, 2, 4)
+    cells: tuple[int, ...] = (1, 2, 3)
     sources_rate: float = 8_000
     sources_seconds: float = 40.0
     day_reports: int = 1_000_000
@@ -79,6 +80,7 @@ QUICK: Final = Scale(
     settle_down_seconds=1.0,
     lag_messages=1,
     sources=(1, 2),
+    cells=(1, 2),
     sources_rate=500,
     sources_seconds=2.0,
     day_reports=6_400,

@@ -38,6 +38,7 @@ TINY: Final[Scale] = replace(
     idle_seconds=0.1,
     settle_down_seconds=0.1,
     sources=(2,),
+    cells=(2,),
     sources_seconds=0.5,
     day_reports=640,
     day_users=50,
