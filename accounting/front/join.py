@@ -58,8 +58,10 @@ def join_cell(engine: Engine, name: str, url: str, password: str | None) -> None
         lock(connection, "cells")
         front = membership.FrontIdentity(connection)
         known = {cell.cell: cell for cell in cells.read_cells(connection)}
+        rows = connection.execute(_QUERIES.text("known_databases"), {"cell": name})
+        databases = {row.database_id: row.cell for row in rows}
         with cells.open_cell_url(name, url, password) as cell_engine:
-            revision = membership.prepare_cell(cell_engine, front, name)
+            database = membership.prepare_cell(cell_engine, front, name, databases)
         cell_id = (
             known[name].cell_id
             if name in known
@@ -69,7 +71,7 @@ def join_cell(engine: Engine, name: str, url: str, password: str | None) -> None
         connection.execute(_QUERIES.text("become_owner"))
         connection.execute(
             _QUERIES.text("add_cell"),
-            {"cell_id": cell_id, "cell": name, "url": url, "revision": revision},
+            {"cell_id": cell_id, "cell": name, "url": url, **database._asdict()},
         )
         try:
             foreign_server.import_views(connection, name)

@@ -1,6 +1,9 @@
 """What the database of a cell knows of its front: the key that they share, and its name."""
 
-from typing import Final
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+from uuid import UUID
 
 from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import Connection, Engine
@@ -15,11 +18,21 @@ from accounting.errors import NotAllowed, UsageError
 _QUERIES: Final = Queries("accounting.front")
 
 
-def prepare_cell(engine: Engine, front: "FrontIdentity", name: str) -> str:
-    """Make a database a cell of a front, and return the revision of its schema.
+class CellDatabase(NamedTuple):
+    """The database of a cell. ``revision``: of its schema."""
+
+    revision: str
+    database_id: UUID
+
+
+def prepare_cell(
+    engine: Engine, front: "FrontIdentity", name: str, known: Mapping[UUID, str | None]
+) -> CellDatabase:
+    """Make a database a cell of a front.
 
     A database without a schema gets it. Its key becomes that of the installation, while no name
-    was made into a key by its own. Raises UsageError for a database that can't be joined.
+    was made into a key by its own. ``known``: the databases of the other cells, with the names of
+    those that have not left. Raises UsageError for a database that can't be joined.
     """
     revision = migrations.current_revision(engine)
     if revision is None:
@@ -35,8 +48,9 @@ def prepare_cell(engine: Engine, front: "FrontIdentity", name: str) -> str:
         _check_collation(connection, front)
         _check_membership(connection, front, name)
         _share_identity_key(connection, front)
+        database_id = _own_database_id(connection, known)
         connection.execute(_QUERIES.text("join_front"), {"front": front.uri, "cell": name})
-    return revision
+    return CellDatabase(revision, database_id)
 
 
 def forget_front(engine: Engine, front: "FrontIdentity") -> None:
@@ -82,9 +96,30 @@ def _share_identity_key(connection: Connection, front: FrontIdentity) -> None:
         raise UsageError(
             "has users with keys of another installation: the same user would have two keys"
         )
-    try:
+    with _refusals():
         connection.execute(_QUERIES.text("become_owner"))
         connection.execute(_QUERIES.text("set_identity_key"), {"key": front.key})
+
+
+def _own_database_id(connection: Connection, known: Mapping[UUID, str | None]) -> UUID:
+    """The id of the database; another one if it is an empty copy of a known database."""
+    database_id: UUID = connection.execute(_QUERIES.text("database_id")).scalar_one()
+    if database_id not in known:
+        return database_id
+    if connection.execute(_QUERIES.text("has_users")).scalar_one():
+        if known[database_id] is None:
+            return database_id
+        raise UsageError(f"is the database of cell '{known[database_id]}', or a copy of it")
+    with _refusals():
+        connection.execute(_QUERIES.text("become_owner"))
+        new_id: UUID = connection.execute(_QUERIES.text("set_database_id")).scalar_one()
+    return new_id
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
     except ProgrammingError as error:
         if isinstance(error.orig, InsufficientPrivilege):
             raise NotAllowed(

@@ -13,6 +13,7 @@ from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_periods
 from accounting.feed.number_feed import number_feed
 from accounting.front.billing import copy_billing
+from accounting.front.forward_feed import forward_feed
 from accounting.ingest.partitions import make_partitions
 from accounting.sessions.describe_gaps import describe_gaps
 from accounting.sessions.settle import settle
@@ -140,6 +141,14 @@ def _prune_webhooks(engine: Engine) -> int:
 FRONT_JOBS: Final[Mapping[str, Job]] = {
     job.name: job
     for job in (
+        Job(
+            name="forward",
+            description="Forward the feeds of the cells into that of the front",
+            unit="events",
+            every_seconds=2.0,
+            run=forward_feed,
+            thread="cells",
+        ),
         JOBS["feed"],
         Job(
             name="bill",

@@ -106,3 +106,8 @@ SELECT CASE WHEN bool_and(least(s.captured_until, t.settled_until) IS NOT NULL)
 FROM accounting.sources s LEFT JOIN accounting.settle_watermarks t USING (source_id)
 WHERE s.retired_at IS NULL
 HAVING count(*) > 0;
+
+-- What the feed is up to the end of each batch of numbered events, in this database.
+CREATE VIEW cell.feed_batches AS
+SELECT (SELECT i.database_id FROM accounting.installation i) AS database_id, b.last_seq, b.history
+FROM accounting.feed_batches b;

@@ -13,8 +13,8 @@ GRANT SELECT ON accounting.front TO turn_accounting_writer;
 -- The cells of a front. The foreign server and the schema of a cell are named 'cell_' and its name.
 -- url: without a password, which is in the user mapping. revision: of its schema, when its views were
 -- imported. cell_id numbers what a cell numbers by itself (see accounting.of_cell). adjustments_until:
--- when the newest one that was copied was posted. feed_seq, feed_history: up to where its feed is
--- forwarded.
+-- when the newest one that was copied was posted. database_id: of the database that joined.
+-- feed_failing_since, feed_retry_at, feed_error: null while its feed can be read.
 CREATE TABLE accounting.cells (
     cell_id smallint NOT NULL,
     cell text NOT NULL,
@@ -22,14 +22,42 @@ CREATE TABLE accounting.cells (
     revision text NOT NULL,
     joined_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     adjustments_until timestamptz NOT NULL DEFAULT '-infinity',
-    feed_seq bigint NOT NULL DEFAULT 0,
-    feed_history uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000',
+    database_id uuid NOT NULL,
+    feed_failing_since timestamptz,
+    feed_retry_at timestamptz,
+    feed_error text,
     CONSTRAINT cells_pkey PRIMARY KEY (cell_id),
     CONSTRAINT cell_is_unique UNIQUE (cell),
+    CONSTRAINT database_is_one_cell UNIQUE (database_id),
     CONSTRAINT cell_has_a_short_name CHECK (cell ~ '^[a-z0-9][a-z0-9_-]{0,39}$'),
     CONSTRAINT cells_are_few CHECK (cell_id BETWEEN 1 AND 1023)
 );
 GRANT SELECT, UPDATE ON accounting.cells TO turn_accounting_writer;
+
+-- Up to where the feed of a cell's database is forwarded, with what the feed was up to there
+-- (reporting.feed_history): the newest position is the cursor. Older ones are kept, the fewer the
+-- older, to find the newest that a restored cell still has. They stay when the cell leaves, so that it
+-- goes on from there when it joins again, by whatever name.
+CREATE TABLE accounting.feed_positions (
+    database_id uuid NOT NULL,
+    number bigint NOT NULL,
+    seq bigint NOT NULL,
+    history uuid NOT NULL,
+    forwarded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT feed_positions_pkey PRIMARY KEY (database_id, number)
+);
+GRANT SELECT, INSERT, DELETE ON accounting.feed_positions TO turn_accounting_writer;
+
+-- The periods of which the feed of a cell's database was forwarded up to their period.closed. All that
+-- was counted of them comes before that in the front's feed too.
+CREATE TABLE accounting.forwarded_closings (
+    database_id uuid NOT NULL,
+    realm text NOT NULL,
+    period date NOT NULL,
+    seq bigint NOT NULL,
+    CONSTRAINT forwarded_closings_pkey PRIMARY KEY (database_id, realm, period)
+);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.forwarded_closings TO turn_accounting_writer;
 
 -- In a cell: the front that it belongs to, and the name that it has there. front: its feed_source().
 CREATE TABLE accounting.membership (
@@ -176,3 +204,67 @@ BEGIN
     END LOOP;
 END
 $$;
+
+-- The next events of the feed of one cell. It reads the foreign table itself, so that the cell gets
+-- the limit, and no other cell is asked.
+CREATE FUNCTION accounting.feed_of_cell(of_cell text, after_seq bigint, most bigint)
+RETURNS TABLE (seq bigint, event_id uuid, type text, realm text, payload jsonb)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY EXECUTE format(
+        'SELECT f.seq, f.event_id, f.type, f.realm, f.payload FROM %I.feed f'
+        ' WHERE f.seq > $1 ORDER BY f.seq LIMIT $2', 'cell_' || of_cell) USING after_seq, most;
+END
+$$;
+REVOKE ALL ON FUNCTION accounting.feed_of_cell(text, bigint, bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION accounting.feed_of_cell(text, bigint, bigint) TO turn_accounting_writer;
+
+-- What the feed of a cell is up to a number, as reporting.feed_history says it there; null beyond its
+-- end. It fails in another database than the one that joined.
+CREATE FUNCTION accounting.feed_history_of_cell(of_cell text, of_seq bigint) RETURNS uuid
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    batch record;
+BEGIN
+    EXECUTE format('SELECT b.database_id, b.history FROM %I.feed_batches b'
+        ' WHERE b.last_seq >= $1 ORDER BY b.last_seq LIMIT 1', 'cell_' || of_cell)
+    INTO batch USING of_seq;
+    IF batch.database_id <> (
+        SELECT n.database_id FROM accounting.cells n WHERE n.cell = of_cell
+    ) THEN
+        RAISE EXCEPTION 'cell ''%'' is another database than the one that joined', of_cell
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    RETURN batch.history;
+END
+$$;
+REVOKE ALL ON FUNCTION accounting.feed_history_of_cell(text, bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION accounting.feed_history_of_cell(text, bigint) TO turn_accounting_writer;
+
+-- The newest position that a cell still has; number 0: none. It asks the cell for one after the other.
+CREATE FUNCTION accounting.common_position(
+    of_cell text, OUT number bigint, OUT seq bigint, OUT is_newest boolean
+)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    p record;
+BEGIN
+    is_newest := true;
+    FOR p IN
+        SELECT f.number, f.seq, f.history
+        FROM accounting.feed_positions f JOIN accounting.cells n USING (database_id)
+        WHERE n.cell = of_cell ORDER BY f.number DESC
+    LOOP
+        IF accounting.feed_history_of_cell(of_cell, p.seq) = p.history THEN
+            number := p.number;
+            seq := p.seq;
+            RETURN;
+        END IF;
+        is_newest := false;
+    END LOOP;
+    number := 0;
+    seq := 0;
+END
+$$;
+REVOKE ALL ON FUNCTION accounting.common_position(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION accounting.common_position(text) TO turn_accounting_writer;

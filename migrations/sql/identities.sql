@@ -2,9 +2,11 @@
 -- a name can be erased.
 
 -- The key of the hash that maps names to user_key and username_key: one row, which never changes.
+-- database_id: which database of the installation this is; that of one restored from a backup stays.
 CREATE TABLE accounting.installation (
     id boolean NOT NULL DEFAULT true CONSTRAINT installation_has_one_row CHECK (id),
     identity_key bytea NOT NULL CONSTRAINT identity_key_is_long CHECK (length(identity_key) = 32),
+    database_id uuid NOT NULL DEFAULT gen_random_uuid(),
     CONSTRAINT installation_pkey PRIMARY KEY (id)
 );
 GRANT SELECT ON accounting.installation TO turn_accounting_writer;

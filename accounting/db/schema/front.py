@@ -1,11 +1,10 @@
 """The cells of a front, and the front of a cell."""
 
-from uuid import UUID
-
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Date,
     SmallInteger,
     Table,
     Text,
@@ -32,9 +31,31 @@ cells = Table(
     Column("revision", Text, nullable=False),
     Column("joined_at", timestamp, nullable=False, server_default=text("clock_timestamp()")),
     Column("adjustments_until", timestamp, nullable=False, server_default=text("'-infinity'")),
-    Column("feed_seq", BigInteger, nullable=False, server_default=text("0")),
-    Column("feed_history", Uuid, nullable=False, server_default=text(f"'{UUID(int=0)}'")),
+    Column("database_id", Uuid, nullable=False),
+    Column("feed_failing_since", timestamp),
+    Column("feed_retry_at", timestamp),
+    Column("feed_error", Text),
     UniqueConstraint("cell", name="cell_is_unique"),
+    UniqueConstraint("database_id", name="database_is_one_cell"),
+)
+
+feed_positions = Table(
+    "feed_positions",
+    metadata,
+    Column("database_id", Uuid, primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("history", Uuid, nullable=False),
+    Column("forwarded_at", timestamp, nullable=False, server_default=text("clock_timestamp()")),
+)
+
+forwarded_closings = Table(
+    "forwarded_closings",
+    metadata,
+    Column("database_id", Uuid, primary_key=True),
+    Column("realm", Text, primary_key=True),
+    Column("period", Date, primary_key=True),
+    Column("seq", BigInteger, nullable=False),
 )
 
 membership = Table(

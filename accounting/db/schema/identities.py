@@ -22,6 +22,7 @@ installation = Table(
     metadata,
     Column("id", Boolean, primary_key=True, server_default=text("true")),
     Column("identity_key", LargeBinary, nullable=False),
+    Column("database_id", Uuid, nullable=False, server_default=text("gen_random_uuid()")),
 )
 
 realms = Table(
