@@ -345,8 +345,9 @@ BEGIN
 END
 $$;
 
--- What a period of the front waits for: its end, the close of a cell that has it, and that the cells
--- that have no usage of the realm are settled beyond it. Null when its statement can be written.
+-- What a period of the front waits for: its end, the close of a cell that has it, that the feed is
+-- forwarded up to that (what was counted of a period comes before its period.closed), and that the
+-- cells that have no usage of the realm are settled beyond it. Null when its statement can be written.
 CREATE OR REPLACE FUNCTION accounting.period_waits(
     of_realm integer, of_period date, excluded_sources text[] DEFAULT '{}'
 ) RETURNS text
@@ -356,6 +357,14 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
             SELECT 1, format('cell ''%s'': %s', c.cell, coalesce(c.waits_for, 'its close'))
             FROM cells.closings c
             WHERE c.realm = r.realm AND c.period = p.period AND c.closed_at IS NULL
+            UNION ALL
+            SELECT 2, format('cell ''%s'': its feed up to the close', c.cell)
+            FROM cells.closings c JOIN accounting.cells n USING (cell)
+            WHERE c.realm = r.realm AND c.period = p.period AND c.closed_at IS NOT NULL
+                AND NOT EXISTS (
+                    SELECT FROM accounting.forwarded_closings f
+                    WHERE f.database_id = n.database_id AND f.realm = r.realm
+                        AND f.period = p.period)
             UNION ALL
             SELECT DISTINCT 1, format('cell ''%s'': its close', u.cell)
             FROM cells.realm_usage_hourly u

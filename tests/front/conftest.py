@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from accounting.billing.close_period import refresh_periods
+from accounting.front.billing import copy_billing
 from tests.support.books import channel, traffic_payload
 from tests.support.fronts import HOUR, Front, call, open_front
 from tests.support.servers import PostgresServer
@@ -39,4 +40,5 @@ def roaming(
         front.run_jobs()
         for books in (*front.cells.values(), front.whole):
             refresh_periods(books.engine)
+        copy_billing(front.books.engine)
         yield front

@@ -10,7 +10,6 @@ import pytest
 from accounting.billing.adjust import adjust, post_manual_adjustment
 from accounting.billing.close_period import close_period, close_periods, refresh_periods
 from accounting.feed.number_feed import number_feed
-from accounting.front.billing import copy_billing
 from accounting.front.join import leave
 from tests.support.books import channel, traffic_payload
 from tests.support.fronts import HOUR, Front, call, open_front
@@ -52,13 +51,13 @@ def test_a_roaming_user_has_one_line(front: Front) -> None:
 def test_a_period_closes_when_all_cells_have_closed_it(front: Front) -> None:
     close_periods(front.cells["north"].engine)
     refresh_periods(front.cells["south"].engine)
-    copy_billing(front.books.engine)
+    front.bill()
     [november] = front.rows("periods WHERE period = '2026-11-01'", "state", "waits_for")
     assert november == {"state": "closing", "waits_for": "cell 'south': its close"}
     previews = lines(front, "statement_previews WHERE period = '2026-11-01'")
     close_periods(front.cells["south"].engine)
     assert lines(front, "statement_previews WHERE period = '2026-11-01'") == previews
-    copy_billing(front.books.engine)
+    front.bill()
     assert lines(front) == previews
     assert lines(front, "statement_previews WHERE period = '2026-11-01'") == []
 
@@ -72,12 +71,12 @@ def test_a_cell_without_usage_of_the_realm_is_waited_for(front: Front) -> None:
     front.whole.run_jobs()
     front.follow_clock()
     close_periods(front.cells["south"].engine)
-    copy_billing(front.books.engine)
+    front.bill()
     [december] = front.rows("periods WHERE realm = 'example.net' AND period = '2026-12-01'")
     assert december["waits_for"].startswith("cell 'north': settled until 2026-12-03")
     front.cells["north"].advance_clock(MONTH * 2.2, source="north")
     front.cells["north"].run_jobs()
-    copy_billing(front.books.engine)
+    front.bill()
     [december] = front.rows("periods WHERE realm = 'example.net' AND period = '2026-12-01'")
     assert december["state"] == "closed"
 
@@ -101,13 +100,13 @@ def test_late_usage_of_a_cell_is_an_adjustment_that_names_it(
         for name, books in (*front.cells.items(), ("", front.whole)):
             sources = [name] if name else list(front.cells)
             close_period(books.engine, "example.org", date(2026, 11, 1), excluded_sources=sources)
-        assert copy_billing(front.books.engine) == 1
+        assert front.bill() == 1
         front.advance_clocks(MONTH * 1.5)
         for books in (*front.cells.values(), front.whole):
             books.run_jobs()
             adjust(books.engine)
-        assert copy_billing(front.books.engine) == 2
-        assert copy_billing(front.books.engine) == 0
+        assert front.bill() == 2
+        assert front.bill() == 0
         reasons = [row["reason"] for row in front.rows("adjustments", "reason")]
         assert sorted(reasons) == ["late usage (cell north)", "late usage (cell south)"]
         query = "sum(received_bytes) AS received, sum(session_seconds) AS seconds"
@@ -134,7 +133,7 @@ def test_a_manual_adjustment_is_posted_on_the_front(front: Front) -> None:
         author="ann",
     )
     assert posted.is_new
-    copy_billing(front.books.engine)
+    front.bill()
     [row] = front.rows("adjustments", "reason", "author", "received_bytes", "posted_in::text")
     assert row == {
         "reason": "credit", "author": "ann", "received_bytes": -5, "posted_in": "2026-12-01"
@@ -145,5 +144,5 @@ def test_a_statement_stays_when_its_cell_leaves(front: Front) -> None:
     front.close_periods()
     before = front.rows("statements", order="user_key")
     leave(front.engine, "south")
-    copy_billing(front.books.engine)
+    front.bill()
     assert front.rows("statements", order="user_key") == before

@@ -18,8 +18,10 @@ import psycopg
 
 from accounting.billing.close_period import close_periods
 from accounting.db.engine import Engine, open_engine
+from accounting.feed.number_feed import number_feed
 from accounting.front import join
 from accounting.front.billing import copy_billing
+from accounting.front.forward_feed import forward_feed
 from tests.support.books import (
     Books,
     channel,
@@ -73,7 +75,14 @@ class Front:
         """Close what can be closed in all cells, in the whole, and then in the front."""
         for books in (*self.cells.values(), self.whole):
             close_periods(books.engine)
-        copy_billing(self.books.engine)
+        self.bill()
+
+    def bill(self) -> int:
+        """Forward the feeds of the cells, then copy what they have closed; returns how much."""
+        for books in self.cells.values():
+            number_feed(books.engine)
+        forward_feed(self.books.engine)
+        return copy_billing(self.books.engine)
 
     def rows(self, view: str, *columns: str, order: str = "1") -> list[dict[str, Any]]:
         """Rows of a view of the front, as its reader sees them."""
