@@ -112,6 +112,26 @@ class ConnectionLost(AccountingError):
     """A server can't be reached or closed the connection. Retry for ever, with backoff."""
 
 
+class CellAway(ConnectionLost):
+    """A cell does not answer its front. ``cell``: its name; None where the error has none."""
+
+    def __init__(self, cell: str | None, reason: str) -> None:
+        name = "a cell" if cell is None else f"cell '{cell}'"
+        super().__init__(f"{name} does not answer: {reason}")
+        self.cell = cell
+        self.reason = reason
+
+
+def without_cells_text(cells: Collection[str]) -> str:
+    """What an answer lacks that leaves cells of a front out."""
+    named = ", ".join(f"'{cell}'" for cell in cells)
+    return (
+        f"without cell {named}, which does not answer"
+        if len(cells) == 1
+        else f"without cells {named}, which do not answer"
+    )
+
+
 def unknown_name(kind: str, name: str, known: Collection[str]) -> UsageError:
     """The error for an unknown realm, source, ...: suggests a similar name, or lists some."""
     return UsageError(f"no {kind} '{name}' is known: {nearest_names(name, known)}")

@@ -229,7 +229,7 @@ def _export(
     # On a terminal the rows themselves show how far it is.
     is_shown = output == "-" and sys.stdout.isatty()
     with (
-        open_reader(settings) as reader,
+        open_reader(settings, leaves_out_cells=False) as reader,
         nullcontext(no_progress) if is_shown else progress_line("exporting") as progress,
     ):
         if begin is not None or end is not None:

@@ -253,6 +253,7 @@ def list_limits(realm: Realm = None, *, form: ListForm) -> None:
         _LIMITS,
         form,
         realm=realm,
+        leaves_out_cells=False,
     )
 
 
@@ -293,6 +294,7 @@ def status(realm: Realm = None, *, form: ListForm) -> None:
         _USAGE,
         form,
         realm=realm,
+        leaves_out_cells=False,
     )
 
 

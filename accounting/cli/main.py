@@ -26,7 +26,13 @@ from accounting.cli.completion import (
     names_in_books,
 )
 from accounting.cli.help import install_help, value_word, write_root_page, writing_option
-from accounting.cli.output import flush_output, prepare_output, write, write_message
+from accounting.cli.output import (
+    flush_output,
+    is_incomplete,
+    prepare_output,
+    write,
+    write_message,
+)
 from accounting.errors import (
     AccountingError,
     ConfigurationError,
@@ -255,7 +261,7 @@ def main() -> NoReturn:
     except AccountingError as error:
         write_message(str(error))
         sys.exit(1)
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit((code if isinstance(code, int) else 0) or (3 if is_incomplete() else 0))
 
 
 def _complete(shell: str) -> NoReturn:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from accounting.domain.human_text import visible
-from accounting.errors import AccountingError
+from accounting.errors import AccountingError, without_cells_text
 from accounting.reporting.row_text import csv_line, json_object
 
 _STDOUT: Final = 1
@@ -126,6 +126,22 @@ def write_record(label: str, fields: Mapping[str, Any], *, as_json: bool) -> Non
         )
         write(f"{label}: {shown}\n")
     flush_output()
+
+
+_without_cells: Final[list[str]] = []
+
+
+def note_without_cells(cells: Iterable[str]) -> None:
+    """Say that cells of a front are left out of what is written, once for each."""
+    for cell in cells:
+        if cell not in _without_cells:
+            _without_cells.append(cell)
+            write_message(f"incomplete: {without_cells_text([cell])}")
+
+
+def is_incomplete() -> bool:
+    """Whether a cell was left out of what was written."""
+    return bool(_without_cells)
 
 
 def write_message(message: str) -> None:

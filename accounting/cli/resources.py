@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
+from accounting.cli.output import note_without_cells
+
 if TYPE_CHECKING:
     from accounting.config import Settings
     from accounting.db.engine import Engine
@@ -46,12 +48,15 @@ def open_reader(
     idle_connections: int = 1,
     statement_seconds: int = 0,
     takes_role: bool = False,
+    leaves_out_cells: bool = True,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator["DatabaseReader"]:
     """The database with the reader's rights: the views of ``reporting``.
 
-    Postgres shows ``program`` as its application. ``cancelled``: ends the wait for an embedded
-    server. The other arguments are those of :class:`DatabaseReader`.
+    ``leaves_out_cells``: without the cells of a front that do not answer now, where the settings
+    say so; it is written to standard error, and the command ends with exit code 3. Postgres shows
+    ``program`` as its application. ``cancelled``: ends the wait for an embedded server. The other
+    arguments are those of :class:`DatabaseReader`.
     """
     from accounting.ops import servers
     from accounting.reporting.reader import DatabaseReader
@@ -66,7 +71,10 @@ def open_reader(
                 idle_connections=idle_connections,
                 statement_seconds=statement_seconds,
                 takes_role=takes_role,
+                leaves_out_cells=settings.cells_away == "leave_out",
             )
         ) as reader,
     ):
-        yield reader
+        chosen = reader.leaving_out() if leaves_out_cells else reader
+        note_without_cells(chosen.without_cells)
+        yield chosen

@@ -152,14 +152,17 @@ def write_query(
     source: str | None = None,
     since: Bound | None = None,
     until: Bound | None = None,
+    leaves_out_cells: bool = True,
 ) -> None:
     """Write the rows of a query, or why there are none: what was asked for decides.
+
+    ``leaves_out_cells``: as :func:`open_reader` has it.
 
     Raises UsageError if there are none and ``realm``, ``user`` or ``source`` is unknown.
     """
     arrangement = listing.arrangement(form)
     view_query = query(arrangement)
-    with open_reader(settings) as reader:
+    with open_reader(settings, leaves_out_cells=leaves_out_cells) as reader:
         now = None
         if not form.for_programs:
             [clock] = reader.read_rows(database_now())

@@ -77,6 +77,7 @@ def _run(settings: "Settings", announce: Callable[[str, bool], None]) -> None:
         idle_connections=server.IDLE_CONNECTIONS,
         statement_seconds=server.STATEMENT_SECONDS,
         takes_role=True,
+        leaves_out_cells=False,  # each request does
         cancelled=stop.is_set,
     ) as database:
         run(settings, database, stop, announce)

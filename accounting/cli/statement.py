@@ -121,7 +121,7 @@ def show_statement(
         raise UsageError("--adjustments goes with --json: else a statement shows them anyway")
     listing = _ADJUSTMENTS if adjustments else _LINES
     arrangement = listing.arrangement(form)
-    with open_reader(command_settings()) as reader:
+    with open_reader(command_settings(), leaves_out_cells=False) as reader:
         if form.for_programs:
             row = find_period(reader, realm, period, user, preview=preview)
             query = (

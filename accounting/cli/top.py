@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from accounting.cli.output import flush_output, write, write_json
+from accounting.cli.output import flush_output, note_without_cells, write, write_json
 from accounting.cli.resources import command_settings, open_reader
 from accounting.cli.screen import TerminalLost, open_screen, screen_size
 from accounting.cli.table import UNLIMITED, Column, Kind, Row, Total, terminal_lines
@@ -18,7 +18,7 @@ from accounting.cli.terminal_text import BOLD, DIM, RED, YELLOW, Style, encodabl
 from accounting.domain.gap_causes import cause_in_words
 from accounting.domain.human_text import human_bytes, human_seconds, second, visible_name
 from accounting.domain.session_ids import short_session_id
-from accounting.errors import ConnectionLost, UsageError
+from accounting.errors import ConnectionLost, UsageError, without_cells_text
 from accounting.plurals import counted
 from accounting.reporting.completeness import not_captured
 from accounting.reporting.live import (
@@ -119,9 +119,11 @@ def top(
     frame, with plain numbers.
     """
     view = TopView(subject=f"{by}s", order=sort)
-    with open_reader(command_settings()) as views:
+    with open_reader(command_settings(), leaves_out_cells=False) as views:
         reader = LiveReader(views)
         state = reader.read()
+        if as_json or once or not sys.stdout.isatty():
+            note_without_cells(state.without_cells)
         if as_json:
             write_json([view.document(state)])
             flush_output()
@@ -240,6 +242,7 @@ class TopView:
         """What a frame shows, for programs: nothing is left out."""
         return {
             "now": state.now,
+            **({"without_cells": list(state.without_cells)} if state.without_cells else {}),
             "live_sessions": _live(state.realms),
             "sources": list(map(dict, state.sources)),
             "gaps": list(map(dict, state.gaps)),
@@ -282,6 +285,9 @@ class TopView:
         ]
         if problem:
             lines.append(self._style(f"not refreshed: {problem}", RED))
+        if state.without_cells:
+            text = f"incomplete: {without_cells_text(state.without_cells)}"
+            lines.append(self._style(text, RED))
         sources = sorted(state.sources, key=lambda source: -_lag_seconds(source, state.now))
         lapses = {
             lapse.source: lapse.since

@@ -221,6 +221,11 @@ class Settings(BaseModel):
         description="Whether every webhook may be at a private, link-local or loopback address; "
         "else only those that were added with `--allow-private`.",
     )
+    cells_away: Literal["refuse", "leave_out"] = Field(
+        default="refuse",
+        description="On a front, what reads do while a cell does not answer: `refuse` with an "
+        "error, or `leave_out` what it has, and say so.",
+    )
     config: Path | None = Field(
         default=None,
         description="Path of a TOML file with the same settings under their names in lower case.",

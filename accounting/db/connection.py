@@ -3,26 +3,31 @@
 No SQLAlchemy is imported here: a command that reads needs none.
 """
 
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from accounting.errors import ConfigurationError, ConnectionLost, NotAllowed
+from accounting.errors import CellAway, ConfigurationError, ConnectionLost, NotAllowed
 
 
 class Connector:
     """Opens connections to a libpq URL.
 
     ``reload_url`` is called when a connection is refused: another URL is tried at once, such as one
-    with a new password.
+    with a new password. ``settings``: of the session, from its start.
     """
 
     def __init__(
-        self, url: str, application_name: str, reload_url: Callable[[], str] | None
+        self,
+        url: str,
+        application_name: str,
+        reload_url: Callable[[], str] | None,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         try:
             conninfo_to_dict(url)
@@ -33,16 +38,29 @@ class Connector:
         self._url = url
         self._application_name = application_name
         self._reload_url = reload_url
+        self._settings = settings or {}
+
+    def with_settings(self, settings: Mapping[str, str]) -> "Connector":
+        """Opens the same connections with these settings."""
+        return Connector(self._url, self._application_name, self._reload_url, settings)
 
     def __call__(self) -> psycopg.Connection:
         try:
-            return connect(self._url, application_name=self._application_name)
+            return self._open()
         except psycopg.OperationalError:
             reloaded_url = self._url if self._reload_url is None else self._reload_url()
             if reloaded_url == self._url:
                 raise
             self._url = reloaded_url
-            return connect(self._url, application_name=self._application_name)
+            return self._open()
+
+    def _open(self) -> psycopg.Connection:
+        url = self._url
+        if self._settings:
+            options = conninfo_to_dict(url).get("options") or os.environ.get("PGOPTIONS", "")
+            settings = [f"-c {name}={value}" for name, value in self._settings.items()]
+            url = make_conninfo(url, options=" ".join([str(options), *settings]).strip())
+        return connect(url, application_name=self._application_name)
 
 
 def connect(url: str, *, application_name: str, autocommit: bool = False) -> psycopg.Connection:
@@ -72,8 +90,8 @@ _FIRST_TABLE: Final = re.compile(r"\baccounting\.sources\b")
 def lost_connections() -> Iterator[None]:
     """Raise :class:`ConnectionLost` for every error that says the server is unavailable.
 
-    Raises :class:`NotAllowed` for a missing privilege, which an operator must grant. Other errors
-    pass unchanged.
+    On a front, :class:`CellAway` for an unavailable cell. Raises :class:`NotAllowed` for a missing
+    privilege, which an operator must grant. Other errors pass unchanged.
     """
     try:
         yield
@@ -89,10 +107,38 @@ def lost_connections() -> Iterator[None]:
                 f"Postgres: {str(cause).splitlines()[0]}: the database is being restored, or was "
                 "never brought to this version by `turn-accounting db upgrade`"
             ) from error
+        if isinstance(cause, psycopg.Error) and (away := _cell_away(cause)) is not None:
+            raise away from error
         invalidated = getattr(error, "connection_invalidated", False)
         if invalidated or (isinstance(cause, psycopg.Error) and _is_server_unavailable(cause)):
             raise ConnectionLost(f"Postgres: {str(cause).strip().splitlines()[0]}") from error
         raise
+
+
+_SERVER_OF_CELL: Final = re.compile(r"\bcell_([a-z0-9][a-z0-9_-]*)")
+"""In messages of postgres_fdw. The quotation marks around the name differ by lc_messages."""
+
+
+def _cell_away(error: psycopg.Error) -> CellAway | None:
+    """What postgres_fdw says of the connection to a cell; None for any other error.
+
+    It names the server only where it can't connect. Of a connection that breaks, and of one that
+    the cell ends, it only passes on what libpq or the cell said.
+    """
+    if not (error.diag.source_function or "").startswith(_OF_POSTGRES_FDW):
+        return None
+    primary = error.diag.message_primary or ""
+    if isinstance(error, psycopg.errors.SqlclientUnableToEstablishSqlconnection):
+        match = _SERVER_OF_CELL.search(primary)
+        lines = (error.diag.message_detail or primary).strip().splitlines()
+        return CellAway(match[1] if match else None, lines[-1].strip() if lines else primary)
+    if _is_server_unavailable(error):
+        return CellAway(None, primary.strip().splitlines()[0])
+    return None
+
+
+_OF_POSTGRES_FDW: Final = ("pgfdw_", "connect_pg_server", "libpqsrv_", "check_conn_params")
+"""The functions of its source that report such errors."""
 
 
 def _is_server_unavailable(error: psycopg.Error) -> bool:

@@ -36,6 +36,9 @@ def server_options(url: str) -> Mapping[str, str]:
     return {
         "connect_timeout": "10",
         "tcp_user_timeout": "20000",
+        "keepalives_idle": "10",  # without them a host that is gone is noticed after two hours
+        "keepalives_interval": "5",
+        "keepalives_count": "3",
         "application_name": "turn-accounting front",
         **{name: value for name, value in parts.items() if name not in _OF_LOGIN},
         "options": " ".join(filter(None, (parts.get("options"), _READER))),

@@ -66,7 +66,7 @@ class LiveState:
     of these sources first, then the newest. ``realms``: with ``realm``, ``live`` and ``hours``, the
     bytes per second of each of the last hours. ``users``: with ``realm``, ``user_id``, ``user_key``
     and ``active``, how many of its live sessions reported in the long span. ``sessions`` has rows
-    of the view.
+    of the view. ``without_cells``: of a front, which are left out.
     """
 
     now: datetime
@@ -78,6 +78,7 @@ class LiveState:
     realms: Sequence[Activity]
     users: Sequence[Activity]
     sessions: Sequence[Activity]
+    without_cells: Sequence[str] = ()
 
 
 @dataclass(slots=True)
@@ -95,7 +96,7 @@ class LiveReader:
     """Reads the state again and again, and remembers the traffic of the last minutes."""
 
     def __init__(self, reader: "DatabaseReader", *, most_reports: int = MOST_REPORTS) -> None:
-        self._reader = reader
+        self._base = self._reader = reader
         self._most_reports = most_reports
         self._traffic: dict[str, _SourceTraffic] = {}
         self._users: dict[UUID, Mapping[str, Any]] = {}
@@ -107,6 +108,7 @@ class LiveReader:
         Any parts can be read in turn: the traffic is read once for all of them. Raises as
         :meth:`DatabaseReader.read_rows`.
         """
+        self._reader = self._base.leaving_out()
         [clock] = self._rows(view_queries.database_now())
         now: datetime = clock["now"]
         sources = [row for row in self._rows(view_queries.sources()) if row["retired_at"] is None]
@@ -131,6 +133,7 @@ class LiveReader:
             realms=realms,
             users=self._active_users(sessions, part),
             sessions=sessions,
+            without_cells=self._reader.without_cells,
         )
 
     def _rows(self, query: ViewQuery) -> list[Row]:

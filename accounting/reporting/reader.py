@@ -1,8 +1,12 @@
 """Runs queries on the views and returns their rows."""
 
+import copy
+import os
+import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import psycopg
@@ -17,10 +21,15 @@ from psycopg.rows import dict_row
 
 from accounting.db.connection import Connector, lost_connections
 from accounting.db.connection_settings import apply_settings
-from accounting.errors import AccountingError
+from accounting.errors import AccountingError, CellAway, ConnectionLost
+from accounting.reporting.cells import AwayCells, joined_cells
 from accounting.reporting.view_query import Row, ViewQuery
 
 FETCHED_ROWS: Final = 1000
+WATCH_SECONDS: Final = 3.0
+"""How long a transaction of a front may wait for a cell before it is looked whether it answers."""
+CANCEL_SECONDS: Final = 2.0
+_WITHOUT: Final = "turn_accounting.without_cells"
 _BE_SHORT: Final = (
     "SELECT set_config('statement_timeout', %s, true),"
     " set_config('max_parallel_workers_per_gather', '0', true)"
@@ -53,6 +62,7 @@ class DatabaseReader:
         idle_connections: int = 1,
         statement_seconds: int = 0,
         takes_role: bool = False,
+        leaves_out_cells: bool = False,
     ) -> None:
         """``reload_url``: as :class:`Connector` has it. ``idle_connections`` stay open.
 
@@ -61,17 +71,53 @@ class DatabaseReader:
 
         ``takes_role``: each transaction has the rights of the reader's role and nothing more,
         whatever those of the login; one that may not take the role raises NotAllowed.
+
+        ``leaves_out_cells``: whether :meth:`leaving_out` may, on a front. Without it, each read of
+        a cell that does not answer raises CellAway, also where the cell hangs.
         """
         self._connect = Connector(url, application_name, reload_url)
+        self._away = AwayCells(self._connect)
+        self._leaves_out_cells = leaves_out_cells
+        self._lock = threading.Lock()
+        self._leaving_out: DatabaseReader | None = None
+        self._is_closed = False
+        self.without_cells: tuple[str, ...] = ()
+        """The cells that are left out: what is read is incomplete."""
+        self._is_front: bool | None = None
         self._most_idle = idle_connections
         self._statement_seconds = statement_seconds
         self._takes_role = takes_role
         self._idle: deque[psycopg.Connection] = deque()  # its methods are atomic
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections, and those in use once they are not."""
+        self._is_closed = True
         while self._idle:
             self._idle.pop().close()
+        if self._leaving_out is not None:
+            self._leaving_out.close()
+
+    def leaving_out(self) -> "DatabaseReader":
+        """What to read with, without the cells that do not answer now; see ``without_cells``.
+
+        This reader where all answer, or where it may leave none out. The sessions of another one
+        are opened with the setting that leaves cells out, since Postgres keeps plans.
+        """
+        if self.without_cells or not self._leaves_out_cells:
+            return self
+        away = tuple(sorted(self._away.lately()))
+        if not away:
+            return self
+        with self._lock:
+            if self._leaving_out is None or self._leaving_out.without_cells != away:
+                if self._leaving_out is not None:
+                    self._leaving_out.close()
+                connect = self._connect.with_settings({_WITHOUT: ",".join(away)})
+                self._leaving_out = other = copy.copy(self)
+                vars(other).update(
+                    _connect=connect, _idle=deque(), _leaving_out=None, without_cells=away
+                )
+            return self._leaving_out
 
     @contextmanager
     def transaction(
@@ -81,18 +127,43 @@ class DatabaseReader:
 
         ``commits``: for functions that write. Raises NotAllowed and ConnectionLost.
         """
-        with lost_connections():
-            connection = self._begin(is_snapshot=is_snapshot)
-            try:
-                yield connection
-                connection.commit() if commits else connection.rollback()
-            except BaseException:
-                connection.close()
+        watch: _Watch | None = None
+        try:
+            with lost_connections():
+                connection = self._begin(is_snapshot=is_snapshot)
+                if self._is_front:
+                    watch = _Watch(connection, self._away)
+                try:
+                    try:
+                        yield connection
+                        connection.commit() if commits else connection.rollback()
+                    finally:
+                        if watch is not None:
+                            watch.end()
+                except BaseException:
+                    connection.close()
+                    raise
+                if len(self._idle) < self._most_idle and not self._is_closed:
+                    self._idle.append(connection)
+                else:
+                    connection.close()
+        except ConnectionLost as error:
+            if not self._is_front:
                 raise
-            if len(self._idle) < self._most_idle:
-                self._idle.append(connection)
-            else:
-                connection.close()
+            raise self._named(error, watch) from error.__cause__
+
+    def _named(self, error: ConnectionLost, watch: "_Watch | None") -> ConnectionLost:
+        """The error that names the cell, if one that is read does not answer."""
+        away = watch.away if watch is not None else {}
+        if isinstance(error, CellAway):
+            self._away.forget()
+            if error.cell is not None:
+                return error
+            away = self._away.now()
+        for cell, reason in away.items():
+            if cell not in self.without_cells:
+                return CellAway(cell, reason)
+        return error
 
     def _begin(self, *, is_snapshot: bool) -> psycopg.Connection:
         """A connection in a new transaction. One that broke while it was idle is replaced."""
@@ -100,7 +171,7 @@ class DatabaseReader:
             try:
                 connection, was_idle = self._idle.pop(), True
             except IndexError:
-                connection, was_idle = self._connect(), False
+                connection, was_idle = self._open(), False
             try:
                 connection.isolation_level = (
                     IsolationLevel.REPEATABLE_READ if is_snapshot else IsolationLevel.READ_COMMITTED
@@ -114,6 +185,17 @@ class DatabaseReader:
                     raise
             else:
                 return connection
+
+    def _open(self) -> psycopg.Connection:
+        connection = self._connect()
+        try:
+            self._is_front = bool(joined_cells(connection))
+            if self.without_cells:
+                _require_setting(connection, self.without_cells)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     @contextmanager
     def open_rows(self, query: ViewQuery) -> Iterator[Iterator[Row]]:
@@ -139,6 +221,58 @@ class DatabaseReader:
         columns: list[str] = []
         with self.transaction() as connection:
             return Rows(_stream(connection, query, columns), lambda: columns)
+
+
+def _require_setting(connection: psycopg.Connection, cells: Sequence[str]) -> None:
+    """Raise AccountingError where a pooler has dropped the setting of the session."""
+    row = connection.execute("SELECT current_setting(%s, true)", [_WITHOUT]).fetchone()
+    connection.rollback()
+    if row != (",".join(cells),):
+        raise AccountingError(
+            "a pooler in front of Postgres drops the setting that leaves cells out: with "
+            "ACCOUNTING_CELLS_AWAY=leave_out connect to Postgres itself"
+        )
+
+
+class _Watch:
+    """Ends a transaction of a front that waits for a cell which does not answer.
+
+    It would wait for ever: the connection to a server that hangs is in order.
+    """
+
+    def __init__(self, connection: psycopg.Connection, cells: AwayCells) -> None:
+        self.away: Mapping[str, str] = {}
+        self._connection = connection
+        self._cells = cells
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        threading.Thread(target=self._run, name="watch-cells", daemon=True).start()
+
+    def end(self) -> None:
+        """The transaction is over."""
+        with self._lock:
+            self._ended.set()
+
+    def _run(self) -> None:
+        while not self._ended.wait(WATCH_SECONDS):
+            with suppress(ConnectionLost, psycopg.Error):
+                if self._cells.is_waited_for(self._connection.info.backend_pid):
+                    self.away = self._cells.now()
+            if self.away:
+                with self._lock:
+                    if not self._ended.is_set():
+                        self._cancel()
+                return
+
+    def _cancel(self) -> None:
+        """Cancel the statement, and hang up: Postgres may wait for the cell even then."""
+        with suppress(psycopg.Error):
+            self._connection.cancel_safe(timeout=CANCEL_SECONDS)
+        with (
+            suppress(OSError),
+            socket.socket(fileno=os.dup(self._connection.fileno())) as its_socket,
+        ):
+            its_socket.shutdown(socket.SHUT_RDWR)
 
 
 def _stream(

@@ -9,20 +9,22 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from accounting.errors import AccountingError, ConnectionLost
 from accounting.installation import version
 from accounting.reporting.reader import DatabaseReader
 from accounting.web import api, pages
 from accounting.web.access.log_ins import LogIns
+from accounting.web.api.openapi import WITHOUT_CELLS
 from accounting.web.arrival import Proxies
 from accounting.web.gate import LOOPBACK_NAMES, Admission, Gate
 from accounting.web.problems import Problem, no_such_address, problem_of
-from accounting.web.render import API_PREFIX, answer_problem, route_template
+from accounting.web.render import API_PREFIX, answer_problem, route_template, without_cells
 from accounting.web.threads import BoundedThreads
 
 log = structlog.get_logger()
@@ -68,7 +70,21 @@ def create_app(
         log_ins=app.state.log_ins,
         is_open=not log_in,
     )
-    return Gate(BoundedThreads(app), admission, root_path=root_path)
+    return Gate(BoundedThreads(_name_missing_cells(app)), admission, root_path=root_path)
+
+
+def _name_missing_cells(app: ASGIApp) -> ASGIApp:
+    """Give answers that leave cells of a front out the header that names them."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_named(message: Message) -> None:
+            if message["type"] == "http.response.start" and (cells := without_cells(scope)):
+                MutableHeaders(scope=message)[WITHOUT_CELLS] = ", ".join(cells)
+            await send(message)
+
+        await app(scope, receive, send_named)
+
+    return answer
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

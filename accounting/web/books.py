@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime
+from functools import cached_property
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -36,8 +37,28 @@ class Books:
     """The books as far as the reader of this request may read them."""
 
     def __init__(self, database: DatabaseReader, reader: Reader) -> None:
-        self.database = database
+        self._whole = database
+        self._noted: Sequence[str] = ()
         self.reader = reader
+
+    @cached_property
+    def database(self) -> DatabaseReader:
+        """What this request reads with: all of it leaves out the same cells of a front."""
+        return self._whole.leaving_out()
+
+    @property
+    def without_cells(self) -> Sequence[str]:
+        """The cells that are left out of what was read."""
+        read_with = self.__dict__.get("database")
+        return self._noted if read_with is None else read_with.without_cells
+
+    def leave_no_cell_out(self) -> None:
+        """Of bills and limits: CellAway is raised where a cell does not answer."""
+        self.database = self._whole
+
+    def note_without_cells(self, cells: Sequence[str]) -> None:
+        """What was read otherwise leaves out these cells."""
+        self._noted = cells
 
     def rows(self, query: ViewQuery, *, by_user: bool = False) -> list[Mapping[str, Any]]:
         """The rows of a query on a view. ``by_user``: see :meth:`Reader.restrict`."""
@@ -164,7 +185,7 @@ class Books:
     def feed(self, after: int, limit: int, history: UUID | None) -> FeedPage:
         """Events after a number. Raises FeedRestored."""
         events = self.reader.restrict(view_query.view("feed"), by_user=False)
-        page = read_feed_page(self.database, events, after=after, limit=limit, history=history)
+        page = read_feed_page(self._whole, events, after=after, limit=limit, history=history)
         if self.reader.reads_all:
             return page
         return replace(page, events=[_for_customers(event) for event in page.events])
@@ -221,7 +242,9 @@ def _for_customers(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 async def _books(request: Request) -> Books:
     # A coroutine, since it needs no thread.
-    return Books(request.app.state.database, request.state.reader)
+    request.state.books = Books(request.app.state.database, request.state.reader)
+    books: Books = request.state.books
+    return books
 
 
 BooksDependency = Annotated[Books, Depends(_books)]

@@ -8,6 +8,7 @@ from psycopg.errors import QueryCanceled
 
 from accounting.errors import (
     AccountingError,
+    CellAway,
     ConfigurationError,
     ConnectionLost,
     NotYet,
@@ -75,6 +76,14 @@ def problem_of(error: AccountingError) -> Problem:
             return Problem(400, "Bad Request", str(error))
         case NotYet():
             return Problem(409, "Not Yet", str(error))
+        case CellAway():
+            log.error("a cell does not answer a request", error=str(error))
+            name = "a cell" if error.cell is None else f"cell '{error.cell}'"
+            return Problem(
+                503,
+                "Service Unavailable",
+                f"{name} does not answer: the server's log says why",
+            )
         case ConnectionLost():
             # Its text may name hosts, paths and roles, which are for the log alone.
             log.error("Postgres does not answer a request", error=str(error))

@@ -2,7 +2,7 @@
 
 import gzip
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, Final
 from urllib.parse import quote
@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import Scope
 
+from accounting.errors import without_cells_text
 from accounting.reporting.row_text import json_object, json_value
 from accounting.web import html
 from accounting.web.access.reader import NOBODY, Reader
@@ -94,6 +95,12 @@ def _templates() -> Environment:
     return environment
 
 
+def without_cells(scope: Scope) -> Sequence[str]:
+    """The cells of a front that are left out of what this request read."""
+    books = scope["state"].get("books")
+    return () if books is None else books.without_cells
+
+
 def page(request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
     """A page from a template, which also gets ``request``, ``reader``, ``root`` and ``url``."""
     root = request.scope.get("root_path", "")
@@ -108,6 +115,8 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
             url=partial(html.url, root),
             reader_pages=_pages_of(request.state.reader),
             reader_label=_label(request.state.reader),
+            without_cells=without_cells(request.scope),
+            without_cells_text=without_cells_text,
             **values,
         )
     )

@@ -93,6 +93,52 @@ $$;
 REVOKE ALL ON FUNCTION accounting.cell_password(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION accounting.cell_password(text) TO turn_accounting_writer;
 
+-- What a front asks of a cell to see whether it answers, and how it is: one row. installation: a hash
+-- of its key. front, member: null in an installation that is no cell. captured_until, settled_until:
+-- the least of the sources in service; null if one has none, or there is no source.
+CREATE VIEW cell.status AS
+SELECT a.version_num::text AS revision, reporting.feed_source() AS installation,
+    m.front, m.cell AS member, clock_timestamp() AS clock,
+    extract(epoch FROM accounting.database_now() - s.captured_until)::float8 AS captured_lag,
+    extract(epoch FROM accounting.database_now() - s.settled_until)::float8 AS settled_lag,
+    s.sources::integer AS sources, s.open_gaps::integer AS open_gaps,
+    (SELECT count(*) FROM accounting.job_runs j WHERE j.failures_in_a_row >= 3)::integer
+        AS failing_jobs
+FROM accounting.alembic_version a
+LEFT JOIN accounting.membership m ON true
+CROSS JOIN (
+    SELECT count(*) AS sources,
+        CASE WHEN bool_and(c.captured_until IS NOT NULL) THEN min(c.captured_until) END
+            AS captured_until,
+        CASE WHEN bool_and(t.settled_until IS NOT NULL) THEN min(t.settled_until) END
+            AS settled_until,
+        count(*) FILTER (WHERE EXISTS (
+            SELECT FROM accounting.capture_gaps g
+            WHERE g.source_id = c.source_id AND g.to_at IS NULL)) AS open_gaps
+    FROM accounting.sources c LEFT JOIN accounting.settle_watermarks t USING (source_id)
+    WHERE c.retired_at IS NULL
+) s;
+
+-- The cells of a front, with the revisions at which they joined; no rows in another database. For
+-- readers, who look which of them answer.
+CREATE FUNCTION cell.joined() RETURNS TABLE (cell text, revision text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$ SELECT c.cell, c.revision FROM accounting.cells c ORDER BY c.cell $$;
+REVOKE ALL ON FUNCTION cell.joined() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION cell.joined() TO turn_accounting_reader, turn_accounting_writer;
+
+-- The status of one cell of a front, read in the cell; an error of SQLSTATE 08001 if it does not answer.
+CREATE FUNCTION cell.status_of(of_cell text) RETURNS SETOF cell.status
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM accounting.cells c WHERE c.cell = of_cell) THEN
+        RETURN QUERY EXECUTE format('SELECT * FROM %I.status', 'cell_' || of_cell);
+    END IF;
+END
+$$;
+REVOKE ALL ON FUNCTION cell.status_of(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION cell.status_of(text) TO turn_accounting_reader, turn_accounting_writer;
+
 -- How a view of a front comes about. 'rows': those of all cells. 'sums': one row for each key, whose
 -- other columns are added up. All other views are of the front's own tables.
 CREATE FUNCTION accounting.front_view_kind(of_view text) RETURNS text

@@ -354,9 +354,13 @@ CREATE OR REPLACE FUNCTION accounting.period_waits(
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN accounting.database_now() < p.ends_at THEN 'its end' ELSE (
         SELECT string_agg(w.wait, '; ' ORDER BY w.rank, w.wait) FROM (
+            SELECT 1, format('cell ''%s'', which does not answer', n.cell)
+            FROM accounting.cells n WHERE NOT accounting.reads_cell(n.cell)
+            UNION ALL
             SELECT 1, format('cell ''%s'': %s', c.cell, coalesce(c.waits_for, 'its close'))
             FROM cells.closings c
-            WHERE c.realm = r.realm AND c.period = p.period AND c.closed_at IS NULL
+            WHERE accounting.reads_cell(c.cell)
+                AND c.realm = r.realm AND c.period = p.period AND c.closed_at IS NULL
             UNION ALL
             SELECT 2, format('cell ''%s'': its feed up to the close', c.cell)
             FROM cells.closings c JOIN accounting.cells n USING (cell)
@@ -368,27 +372,32 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
             UNION ALL
             SELECT DISTINCT 1, format('cell ''%s'': its close', u.cell)
             FROM cells.realm_usage_hourly u
-            WHERE u.realm = r.realm AND u.starts_at >= p.starts_at AND u.starts_at < p.ends_at
+            WHERE accounting.reads_cell(u.cell)
+                AND u.realm = r.realm AND u.starts_at >= p.starts_at AND u.starts_at < p.ends_at
                 AND NOT EXISTS (
                     SELECT FROM cells.closings c
-                    WHERE c.cell = u.cell AND c.realm = r.realm AND c.period = p.period)
+                    WHERE accounting.reads_cell(c.cell)
+                        AND c.cell = u.cell AND c.realm = r.realm AND c.period = p.period)
             UNION ALL
             SELECT 2, format('cell ''%s'': it has other bounds, by other rules', c.cell)
             FROM cells.closings c
-            WHERE c.realm = r.realm AND c.period = p.period
+            WHERE accounting.reads_cell(c.cell) AND c.realm = r.realm AND c.period = p.period
                 AND (c.starts_at, c.ends_at, c.time_zone)
                     IS DISTINCT FROM (p.starts_at, p.ends_at, p.time_zone)
             UNION ALL
             SELECT 3, format('cell ''%s'': %s', s.cell, coalesce('settled until ' || to_char(
                 s.settled_until AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"'), 'not settled yet'))
             FROM cells.settled s
-            WHERE (s.settled_until > p.due_at) IS NOT TRUE AND NOT EXISTS (
-                SELECT FROM cells.closings c
-                WHERE c.cell = s.cell AND c.realm = r.realm AND c.period = p.period)
+            WHERE accounting.reads_cell(s.cell) AND (s.settled_until > p.due_at) IS NOT TRUE
+                AND NOT EXISTS (
+                    SELECT FROM cells.closings c
+                    WHERE accounting.reads_cell(c.cell)
+                        AND c.cell = s.cell AND c.realm = r.realm AND c.period = p.period)
             UNION ALL
             SELECT 3, format('cell ''%s'': the roll-up', u.cell)
             FROM cells.pending_usage u
-            WHERE u.realm = r.realm AND u.starts_at >= p.starts_at AND u.starts_at < p.ends_at
+            WHERE accounting.reads_cell(u.cell)
+                AND u.realm = r.realm AND u.starts_at >= p.starts_at AND u.starts_at < p.ends_at
             UNION ALL
             SELECT 4, 'period ' || to_char(max(b.period), 'YYYY-MM-DD') FROM accounting.periods b
             WHERE b.realm_id = p.realm_id AND b.starts_at < p.starts_at AND b.closed_at IS NULL

@@ -32,6 +32,7 @@ def list_limits(books: BooksDependency, wanted: ListParameters, realm: Realm = N
 
     A reader of one user gets those of every user, and the user's own.
     """
+    books.leave_no_cell_out()
     return list_response(
         wanted,
         LIMIT_KEY,
@@ -50,6 +51,7 @@ def list_limit_usage(
 
     At most `limit` users, 100 by default. A reader of one user gets the user's own usage.
     """
+    books.leave_no_cell_out()
     limits = books.limits(None, Arrangement(limit=1), limit_id=limit_id)
     if not limits:
         raise not_found("no such limit")
@@ -78,6 +80,7 @@ def list_limit_states(
     A threshold is reached now where `cleared_at` is null and `ends_at` lies ahead. Times without
     an offset are UTC.
     """
+    books.leave_no_cell_out()
     begin, end = time_span(since, until, dashes=PARAMETER)
     wanted = wanted.pinned(books, begin, end)
 

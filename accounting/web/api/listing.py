@@ -29,7 +29,7 @@ from accounting.web.api.cursor import (
 )
 from accounting.web.books import Books
 from accounting.web.problems import AnswerCut, Problem
-from accounting.web.render import items_response, route_path
+from accounting.web.render import items_response, route_path, without_cells
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
@@ -48,6 +48,7 @@ class ListRequest:
 
     ``after``: what a cursor's key is made of. ``as_of``: when the first page was read, if the
     filters have relative times. ``identify`` raises a Problem once the token is not valid any more.
+    ``without_cells``: those of a front that are left out of what was read.
     """
 
     form: Literal["json", "jsonl", "csv"]
@@ -56,6 +57,7 @@ class ListRequest:
     after: Sequence[Any] | None
     as_of: datetime | None
     identify: Callable[[], object]
+    without_cells: Callable[[], Sequence[str]]
 
     def pinned(self, books: Books, *bounds: Bound | None) -> "ListRequest":
         """The request as of now, if it is for the first page and one of the bounds is relative."""
@@ -104,6 +106,7 @@ async def _list_request(
         after=after,
         as_of=resolved_at,
         identify=request.state.identify,
+        without_cells=lambda: without_cells(request.scope),
     )
 
 
@@ -144,7 +147,7 @@ def list_response(
         if not rows and after is None and end is None:
             if_empty()
         cursor = None if end is None else encode_cursor(wanted.bound_to, end, wanted.as_of)
-        return items_response(rows, cursor, {**counted, **more()})
+        return items_response(rows, cursor, {**counted, **more(), **_incomplete(wanted)})
     pages = _pages(fetch, after, wanted.limit, wanted.identify)
     first = next(pages)
     if not first and after is None:
@@ -162,8 +165,13 @@ def rows_response(
     if wanted.limit is not None and len(rows) > wanted.limit:
         rows = rows[: wanted.limit]
     if wanted.form == "json":
-        return items_response(rows, None, counted)
+        return items_response(rows, None, {**counted, **_incomplete(wanted)})
     return _stream(wanted, iter([rows]), counted)
+
+
+def _incomplete(wanted: ListRequest) -> Mapping[str, Sequence[str]]:
+    cells = wanted.without_cells()
+    return {"without_cells": cells} if cells else {}
 
 
 def _pages(

@@ -71,7 +71,9 @@ def show_live(books: BooksDependency, states: LiveStatesDependency) -> Response:
 
     coturn reports a session's traffic after every 4,096 packets and when it ends.
     """
-    return json_response(json_object(live_fields(states.state(books.live_part()))))
+    state = states.state(books.live_part())
+    books.note_without_cells(state.without_cells)
+    return json_response(json_object(live_fields(state)))
 
 
 def live_fields(state: LiveState) -> Mapping[str, Any]:
@@ -89,6 +91,7 @@ def live_fields(state: LiveState) -> Mapping[str, Any]:
         return {**activity.row, **rates(activity)}
 
     return {
+        **({"without_cells": state.without_cells} if state.without_cells else {}),
         "now": state.now,
         "loaded_until": state.loaded_until,
         "short_seconds": SHORT_SECONDS,

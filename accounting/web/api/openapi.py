@@ -114,6 +114,20 @@ COUNTED_UNTIL: Final[Mapping[str, Schema]] = {
 }
 
 
+WITHOUT_CELLS: Final = "X-Without-Cells"
+_WITHOUT_CELLS: Final = (
+    "On a front with ACCOUNTING_CELLS_AWAY=leave_out: the cells that do not answer, of which the "
+    "answer has nothing."
+)
+_HEADERS: Final[Schema] = {
+    WITHOUT_CELLS: {"description": f"{_WITHOUT_CELLS} Only if there are any.", "schema": _TEXT}
+}
+_WITHOUT_CELLS_LIST: Final[Schema] = {
+    "type": "array",
+    "items": _TEXT,
+    "description": f"{_WITHOUT_CELLS} Only if there are any. With jsonl and csv it is the header "
+    f"{WITHOUT_CELLS}.",
+}
 _PROBLEMS: Final[Mapping[int | str, Schema]] = {
     400: _problem("A parameter is wrong: the detail says what was expected."),
     401: _problem("A token is needed, or the one that was sent is not valid."),
@@ -129,7 +143,11 @@ _PROBLEMS: Final[Mapping[int | str, Schema]] = {
 def describe(model: str, *, more: Mapping[str, Schema] | None = None) -> dict[int | str, Schema]:
     """The answers of a route with one object. ``more``: other media types."""
     content = {"application/json": {"schema": _reference(model)}, **(more or {})}
-    return {200: {"description": "The answer.", "content": content}, **_PROBLEMS}
+    return {200: _answer("The answer.", content), **_PROBLEMS}
+
+
+def _answer(description: str, content: Mapping[str, Any]) -> Schema:
+    return {"description": description, "headers": _HEADERS, "content": content}
 
 
 def describe_list(
@@ -143,6 +161,7 @@ def describe_list(
         "properties": {
             "items": {"type": "array", "items": item},
             **(more or {}),
+            "without_cells": _WITHOUT_CELLS_LIST,
             "next": {
                 "type": ["string", "null"],
                 "description": "The cursor of the next page; null on the last one.",
@@ -159,7 +178,7 @@ def describe_list(
             }
         },
     }
-    return {200: {"description": "The items.", "content": content}, **_PROBLEMS}
+    return {200: _answer("The items.", content), **_PROBLEMS}
 
 
 def _one_of(models: Sequence[str]) -> Schema:
@@ -234,6 +253,11 @@ def _reports_model(views: Mapping[str, Sequence[ViewColumn]]) -> Schema:
     }
 
 
+def _with_missing_cells(model: Schema) -> Schema:
+    properties = {**model["properties"], "without_cells": _WITHOUT_CELLS_LIST}
+    return {**model, "properties": properties}
+
+
 def _object(description: str, **properties: Schema) -> Schema:
     return {
         "type": "object",
@@ -272,7 +296,7 @@ def _other_models() -> dict[str, Schema]:
                 "number, and send it as `history`.",
             },
         ),
-        "Live": _live_model(realm, live, rates),
+        "Live": _with_missing_cells(_live_model(realm, live, rates)),
     }
 
 

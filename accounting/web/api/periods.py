@@ -60,6 +60,7 @@ def list_statements(
 
     For one closed period as a whole also the `digest` of all its lines.
     """
+    books.leave_no_cell_out()
     day = None if period is None else period_day(period)
     if preview and (realm is None or day is None):
         raise UsageError("preview goes with realm and period")
@@ -111,6 +112,7 @@ def list_adjustments(
     user_key: UserKey = None,
 ) -> Response:
     """Changes of closed periods after the close, oldest first."""
+    books.leave_no_cell_out()
     if period is not None and posted_in is not None:
         raise UsageError("period or posted_in: not both")
     text = period if posted_in is None else posted_in

@@ -43,6 +43,7 @@ def limits_page(
 
     A reader of one user has them on the user's page.
     """
+    books.leave_no_cell_out()
     if not books.reader.reads_realm:
         raise no_such_address()
     bound_to = binding("/limits", {} if realm is None else {"realm": realm})

@@ -93,7 +93,9 @@ class PageBooks(Books):
 
 
 async def _page_books(request: Request) -> PageBooks:  # async: needs no thread
-    return PageBooks(request.app.state.database, request.state.reader)
+    request.state.books = PageBooks(request.app.state.database, request.state.reader)
+    books: PageBooks = request.state.books
+    return books
 
 
 PageBooksDependency = Annotated[PageBooks, Depends(_page_books)]

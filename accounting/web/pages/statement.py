@@ -41,6 +41,7 @@ def statement_page(
     request: Request, books: PageBooksDependency, realm: str, period: date
 ) -> Response:
     """A statement; of a period that is not closed a preview, and what it waits for."""
+    books.leave_no_cell_out()
     row = _period(books, realm, period)
     day: date = row["period"]
     if row["state"] != "closed":
@@ -117,6 +118,7 @@ def download(
     format: ExportFormat = ExportFormat.CSV,  # noqa: A002  # the parameter's name
 ) -> Response:
     """The file that ``turn-accounting export`` writes for the same period, byte for byte."""
+    books.leave_no_cell_out()
     if export not in EXPORTS:
         raise UsageError(f"export {export.value!r}: expected statements or adjustments")
     row = _period(books, realm, period)
