@@ -55,9 +55,12 @@ def define_functions(connection: Connection) -> None:
     connection.exec_driver_sql(path.read_text().replace("%", "%%"))
 
 
-def define_views(connection: Connection) -> None:
-    """Define the views of ``reporting`` over the cells that there are."""
-    connection.execute(_QUERIES.text("define_front_views"))
+def define_views(connection: Connection, *, without: str | None = None) -> None:
+    """Define the views of ``reporting`` over the cells that there are.
+
+    ``without``: a cell whose foreign tables are to be dropped, which would drop the views, too.
+    """
+    connection.execute(_QUERIES.text("define_front_views"), {"without": without})
 
 
 def _options(options: Mapping[str, str]) -> sql.Composed:

@@ -67,6 +67,8 @@ def join_cell(engine: Engine, name: str, url: str, password: str | None) -> None
             if name in known
             else connection.execute(_QUERIES.text("free_cell_id")).scalar_one()
         )
+        if name in known:
+            foreign_server.define_views(connection, without=name)
         foreign_server.create_server(connection, name, url, password)
         connection.execute(_QUERIES.text("become_owner"))
         connection.execute(

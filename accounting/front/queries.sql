@@ -100,7 +100,7 @@ SELECT accounting.import_cell(:cell);
 
 -- name: define_front_views
 -- Defines the views over the cells.
-SELECT accounting.define_front_views();
+SELECT accounting.define_front_views(:without);
 
 -- name: take_up_realms
 -- Adds the realms that a cell saw first.

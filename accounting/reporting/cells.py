@@ -24,7 +24,7 @@ from psycopg.rows import dict_row
 from accounting.db.connection import lost_connections
 from accounting.errors import AccountingError, CellAway, ConnectionLost
 
-ANSWER_SECONDS: Final = 2
+ANSWER_SECONDS: Final = 2.0
 """A cell that takes longer does not answer. All are asked at once, and if need be each again."""
 MOST_ASKED: Final = 16
 """So many cells are asked at once where each is asked by itself."""
@@ -109,7 +109,8 @@ def _ask(
         try:
             with lost_connections(), closing(connection):
                 connection.execute(
-                    "SELECT set_config('statement_timeout', %s, true)", [f"{ANSWER_SECONDS}s"]
+                    "SELECT set_config('statement_timeout', %s, true)",
+                    [f"{round(1000 * ANSWER_SECONDS)}ms"],
                 )
                 with connection.cursor(row_factory=dict_row) as cursor:
                     rows = cursor.execute(_STATUSES, [list(names)]).fetchall()
@@ -124,7 +125,7 @@ def _ask(
 def _answers(asked: Collection[Future[list[CellStatus]]]) -> list[list[CellStatus] | str]:
     """The statuses, or why there are none."""
     done = wait(asked, ANSWER_SECONDS + 0.5).done
-    return [_answer(future) if future in done else _NOTHING for future in asked]
+    return [_answer(future) if future in done else _nothing() for future in asked]
 
 
 def _answer(future: Future[list[CellStatus]]) -> list[CellStatus] | str:
@@ -134,11 +135,12 @@ def _answer(future: Future[list[CellStatus]]) -> list[CellStatus] | str:
         return error.reason
     except (AccountingError, psycopg.Error) as error:
         if isinstance(error.__cause__, QueryCanceled):
-            return _NOTHING
+            return _nothing()
         return str(error).splitlines()[0]
 
 
-_NOTHING: Final = f"nothing came within {ANSWER_SECONDS} s"
+def _nothing() -> str:
+    return f"nothing came within {ANSWER_SECONDS:g} s"
 
 
 def _status(row: Mapping[str, Any]) -> CellStatus:

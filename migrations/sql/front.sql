@@ -190,8 +190,8 @@ END
 $$;
 
 -- What a view reads of all cells: a SELECT for each, which also has the cell's name. A column that an
--- older cell lacks is null there. Without cells: no rows.
-CREATE FUNCTION accounting.union_of_cells(of_view oid) RETURNS text
+-- older cell lacks is null there. Without cells: no rows. without_cell: one that is not read.
+CREATE FUNCTION accounting.union_of_cells(of_view oid, without_cell text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce(string_agg(b.branch, ' UNION ALL ' ORDER BY b.cell_id), (
         SELECT format('SELECT NULL::text AS cell, %s WHERE false', string_agg(
@@ -213,21 +213,22 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         JOIN pg_attribute a ON a.attrelid = v.oid AND a.attnum > 0
         LEFT JOIN pg_attribute f ON f.attname = a.attname AND f.attnum > 0
             AND f.attrelid = to_regclass(format('%I.%I', 'cell_' || n.cell, v.relname))
-        WHERE v.oid = of_view
+        WHERE v.oid = of_view AND n.cell IS DISTINCT FROM without_cell
         GROUP BY n.cell_id, n.cell, v.relname
     ) b
 $$;
 
 -- Defines the views of a front over the cells that it has: in schema cells the rows of all cells with
 -- the names of the cells, for the front's own jobs, and over them those of cell and reporting, whose
--- comments and grants stay.
-CREATE FUNCTION accounting.define_front_views() RETURNS void
+-- comments and grants stay. without_cell: one whose foreign tables are to be dropped, which would drop
+-- the views with them.
+CREATE FUNCTION accounting.define_front_views(without_cell text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v record;
 BEGIN
     FOR v IN
-        SELECT w.schema_name, w.view_name, w.kind, accounting.union_of_cells(w.view_id) AS rows,
+        SELECT w.schema_name, w.view_name, w.kind, accounting.union_of_cells(w.view_id, without_cell) AS rows,
             string_agg(CASE
                 WHEN w.kind = 'rows' OR NOT accounting.is_summed(a.attname)
                     THEN format('u.%I', a.attname)

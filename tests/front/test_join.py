@@ -91,6 +91,18 @@ def test_a_cell_that_left_is_read_no_more_and_keeps_its_books(front: Front) -> N
     assert front.rows("sources") == []
 
 
+def test_a_cell_that_joins_again_is_read_again(front: Front) -> None:
+    for cell in front.cells:
+        front.receive(cell, 1, b"turn/realm/r/user/u/allocation/000000000000000001/status", b"new")
+    front.run_jobs()
+    join.join_cell(front.engine, "south", front.cells["south"].url(), None)
+    assert [row["source"] for row in front.rows("sources", "source")] == ["north", "south"]
+    rights = (
+        "SELECT relname, relacl::text FROM pg_class WHERE relnamespace = 'reporting'::regnamespace"
+    )
+    assert front.books.query(f"{rights} ORDER BY 1") == front.whole.query(f"{rights} ORDER BY 1")
+
+
 def test_the_commands_with_a_password(postgres_server: PostgresServer, tmp_path: Path) -> None:
     with (
         cloned_database(postgres_server) as front,

@@ -1,0 +1,233 @@
+"""A cell away: what reads it fails with its name, or leaves it out and says so."""
+
+import csv
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from accounting.errors import CellAway
+from accounting.reporting import cells, view_queries
+from accounting.reporting import reader as reader_module
+from accounting.reporting.reader import DatabaseReader
+from accounting.web.app import create_app
+from tests.support.api_site import Site, running
+from tests.support.books import READER
+from tests.support.cell_link import CellLink, cell_link
+from tests.support.command import CommandResult, turn_accounting
+from tests.support.fronts import HOUR, Front, call, open_front
+from tests.support.servers import PostgresServer
+
+pytestmark = pytest.mark.usefixtures("_restored")
+
+INCOMPLETE = "incomplete: without cell 'north', which does not answer"
+
+
+@pytest.fixture(scope="module")
+def front(
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Front]:
+    """Two cells with a session each, and a closed period."""
+    with open_front(postgres_server, tmp_path_factory.mktemp("away"), ("north", "south")) as front:
+        for number, cell in enumerate(front.cells):
+            call(front, cell, f"{cell} only", HOUR, 1 + number)
+        front.advance_clocks(HOUR * 24 * 31)
+        front.run_jobs()
+        front.close_periods()
+        yield front
+
+
+@pytest.fixture(scope="module")
+def link(front: Front) -> Iterator[CellLink]:
+    with cell_link(front, "north") as link:
+        yield link
+
+
+@pytest.fixture
+def _restored(link: CellLink, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(cells, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(reader_module, "WATCH_SECONDS", 0.2)
+    yield
+    link.restore()
+
+
+@pytest.fixture
+def reader(front: Front) -> Iterator[DatabaseReader]:
+    reader = DatabaseReader(front.books.url(READER), leaves_out_cells=True)
+    yield reader
+    reader.close()
+
+
+@pytest.fixture
+def site(front: Front, reader: DatabaseReader) -> Iterator[Site]:
+    with running(create_app(reader, hosts=["127.0.0.1"])) as port:
+        yield Site(port, front.books)
+
+
+def run(front: Front, *arguments: str, **settings: str) -> CommandResult:
+    return turn_accounting(*arguments, database_url=front.books.url(READER), **settings)
+
+
+# An error that names the cell.
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "usage --json",
+        "sessions",
+        "top --once",
+        "source list",
+        "gaps",
+        "period list example.org",
+        "statement example.org 2026-12-01 --preview",
+        "export usage --since 2026-11",
+        "rates",
+    ],
+)
+def test_a_read_of_a_cell_that_is_down_names_it(front: Front, link: CellLink, command: str) -> None:
+    link.cut()
+    result = run(front, *command.split())
+    assert result.code == 1
+    assert result.error_line.startswith("cell 'north' does not answer: ")
+
+
+def test_sql_has_the_name_of_the_server_and_the_state(front: Front, link: CellLink) -> None:
+    link.cut()
+    with (
+        psycopg.connect(front.books.url(READER)) as connection,
+        pytest.raises(
+            psycopg.errors.SqlclientUnableToEstablishSqlconnection,
+            match='could not connect to server "cell_north"',
+        ),
+    ):
+        connection.execute("SELECT * FROM reporting.sources")
+
+
+def test_what_the_front_has_itself_is_read_while_a_cell_is_away(
+    front: Front, link: CellLink
+) -> None:
+    link.cut()
+    assert run(front, "limit", "list").code == 0
+    assert run(front, "feed", "--json").code == 0
+    lines = run(front, "export", "statements", "--period", "2026-11-01", "--format", "jsonl")
+    assert [row["user_id"] for row in lines.rows] == ["north only", "south only"]
+
+
+@pytest.mark.parametrize("fault", ["cut", "hold"])
+def test_a_connection_that_fails_in_the_middle_names_the_cell(
+    link: CellLink, reader: DatabaseReader, fault: str
+) -> None:
+    def read(connection: psycopg.Connection) -> None:
+        connection.execute("SELECT * FROM reporting.sources")
+        getattr(link, fault)()
+        connection.execute("SELECT * FROM reporting.sources")
+
+    with (
+        pytest.raises(CellAway, match="cell 'north' does not answer") as raised,
+        reader.transaction() as connection,
+    ):
+        read(connection)
+    assert raised.value.cell == "north"
+
+
+def test_a_cell_that_hangs_from_the_start_is_named(link: CellLink, reader: DatabaseReader) -> None:
+    link.hold()
+    with pytest.raises(CellAway, match=r"cell 'north' does not answer: nothing came within 0\.5 s"):
+        reader.read_rows(view_queries.sources())
+
+
+def test_a_database_that_is_not_the_cell_is_not_read_as_it(
+    front: Front, reader: DatabaseReader
+) -> None:
+    swap = "UPDATE accounting.membership SET cell = %s"
+    with psycopg.connect(front.cells["north"].url()) as connection:
+        connection.execute(swap, ["another"])
+    try:
+        [status] = [s for s in cells.ask_cells(lambda: psycopg.connect(front.books.url(READER)))
+                    if s.away]  # fmt: skip
+        assert (status.cell, status.away) == (
+            "north", "its database is now the cell 'another' of a front: see its URL"
+        )  # fmt: skip
+        assert reader.leaving_out().without_cells == ("north",)
+    finally:
+        with psycopg.connect(front.cells["north"].url()) as connection:
+            connection.execute(swap, ["north"])
+
+
+# Left out, and said.
+
+
+def test_commands_leave_out_a_cell_and_exit_3(front: Front, link: CellLink) -> None:
+    link.cut()
+    leave_out = {"cells_away": "leave_out"}
+    sessions = run(front, "sessions", "--json", **leave_out)
+    assert (sessions.code, sessions.err) == (3, f"turn-accounting: {INCOMPLETE}\n")
+    assert [row["user_id"] for row in sessions.rows] == ["south only"]
+    assert run(front, "source", "list", **leave_out).err.count(INCOMPLETE) == 1
+    top = run(front, "top", "--once", "--json", **leave_out)
+    assert (top.code, top.rows[0]["without_cells"]) == (3, ["north"])
+    link.restore()
+    whole = run(front, "sessions", "--json", **leave_out)
+    assert (whole.code, whole.err, len(whole.rows)) == (0, "", 2)
+
+
+def test_bills_and_exports_leave_no_cell_out(front: Front, link: CellLink) -> None:
+    link.cut()
+    for command in (
+        "statement example.org 2026-12-01 --preview",
+        "export usage --since 2026-11",
+    ):
+        result = run(front, *command.split(), cells_away="leave_out")
+        assert result.code == 1
+        assert result.error_line.startswith("cell 'north' does not answer: ")
+
+
+def test_a_session_that_leaves_a_cell_out_says_what_a_period_waits_for(
+    link: CellLink, reader: DatabaseReader
+) -> None:
+    link.cut()
+    rest = reader.leaving_out()
+    assert rest.without_cells == ("north",)
+    with rest.transaction() as connection:
+        rows = connection.execute(
+            "SELECT waits_for FROM reporting.periods WHERE state = 'closing'"
+        ).fetchall()
+    assert all("cell 'north', which does not answer" in str(row) for row in rows)
+    assert reader.leaving_out() is rest
+
+
+def test_pages_have_a_banner(site: Site, link: CellLink) -> None:
+    assert "Incomplete" not in site.raw("/").text
+    link.cut()
+    banner = "Incomplete: without cell &#39;north&#39;, which does not answer."
+    answers = {path: site.raw(path) for path in ("/", "/realms", "/sessions", "/gaps", "/periods")}
+    first, *others = answers.values()
+    assert first.status == 503  # all cells answered a moment ago
+    assert "cell &#39;north&#39; does not answer" in first.text
+    for answer in others:
+        assert answer.status == 200
+        assert banner in answer.text
+        assert answer.headers["x-without-cells"] == "north"
+
+
+def test_the_api_has_a_field_and_a_header(site: Site, link: CellLink) -> None:
+    link.cut()
+    listed = site.get("sessions")
+    assert listed.json["without_cells"] == ["north"]
+    assert [row["user_id"] for row in listed.json["items"]] == ["south only"]
+    lines = site.get("sessions", format="jsonl")
+    table = site.get("sessions", format="csv")
+    live = site.get("live")
+    assert {answer.headers["x-without-cells"] for answer in (listed, lines, table, live)} == {
+        "north"
+    }
+    assert [row["user_id"] for row in csv.DictReader(table.text.splitlines())] == ["south only"]
+    assert live.json["without_cells"] == ["north"]
+    status, detail = site.problem("statements", realm="example.org", period="2026-12-01",
+                                  preview="true")  # fmt: skip
+    assert (status, detail) == (503, "cell 'north' does not answer: the server's log says why")
+    statements = site.get("statements", realm="example.org", period="2026-11-01")
+    assert len(statements.json["items"]) == 2
+    assert "without_cells" not in statements.json
+    assert "x-without-cells" not in statements.headers
