@@ -111,7 +111,7 @@ class ExportQuery:
         if selection.until:
             conditions.append(SQL("starts_at < {}").format(selection.until))
         columns = SQL(", ").join(map(Identifier, PeriodStatus._fields))
-        query = SQL("SELECT {} FROM reporting.periods WHERE {}")
+        query = SQL('SELECT {} FROM reporting.periods WHERE {} ORDER BY realm COLLATE "C", period')
         rows = self._connection.execute(query.format(columns, _conjunction(conditions)))
         return [PeriodStatus._make(row) for row in rows]
 

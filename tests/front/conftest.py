@@ -41,4 +41,7 @@ def roaming(
         for books in (*front.cells.values(), front.whole):
             refresh_periods(books.engine)
         copy_billing(front.books.engine)
+        for books in (*front.cells.values(), front.whole):
+            books.query("UPDATE test_clock.clock SET fixed_at = '2026-11-04 12:00:05Z' RETURNING 1")
+        front.follow_clock()
         yield front
