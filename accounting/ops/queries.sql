@@ -37,6 +37,24 @@ CROSS JOIN LATERAL (
 ) a
 ORDER BY s.source;
 
+-- name: is_front
+-- Whether this database is a front.
+SELECT EXISTS (SELECT FROM accounting.front);
+
+-- name: cell_statuses
+-- Each cell of a front: for how long its feed can't be read, why, and up to where it was forwarded. It
+-- asks no cell.
+SELECT n.cell,
+    coalesce(extract(epoch FROM clock_timestamp() - n.feed_failing_since), 0)::float8
+        AS failing_seconds,
+    n.feed_error, coalesce(p.seq, 0) AS forwarded_seq
+FROM accounting.cells n
+LEFT JOIN LATERAL (
+    SELECT f.seq FROM accounting.feed_positions f
+    WHERE f.database_id = n.database_id ORDER BY f.number DESC LIMIT 1
+) p ON true
+ORDER BY n.cell;
+
 -- name: webhook_statuses
 -- Each endpoint of webhooks: how many events it took, for how long the next one fails, why it is
 -- disabled, how many events it is still to get, and how many were refused, counted up to 10,000.

@@ -10,6 +10,7 @@ import yaml
 from accounting.ops.monitoring.health import (
     BURST_NAMES,
     BURST_RATIO,
+    CELL_FAILING_SECONDS,
     MAX_BLOCKED_SECONDS,
     MAX_CAPTURE_LAG_SECONDS,
     MAX_CLOCK_ERROR_SECONDS,
@@ -88,6 +89,7 @@ def test_the_alerts_have_the_thresholds_of_health() -> None:
         ("ClockOff", f"> {MAX_CLOCK_ERROR_SECONDS:.0f}"),
         ("JobBlocked", f"> {MAX_BLOCKED_SECONDS}"),
         ("WebhookFailing", f"> {WEBHOOK_FAILING_SECONDS}"),
+        ("CellAway", f"> {CELL_FAILING_SECONDS}"),
         ("FailedClients", f">= {BURST_NAMES}"),
         ("FailedClients", f"- {BURST_RATIO} *"),
     ):

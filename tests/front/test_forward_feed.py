@@ -3,6 +3,8 @@
 Every event of a cell arrives once, in the order of its cell, whatever ends in between.
 """
 
+import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +26,9 @@ from accounting.feed.client import Feed
 from accounting.feed.number_feed import number_feed
 from accounting.front.forward_feed import forward_feed
 from accounting.front.join import join_cell, leave
+from accounting.ops.doctor.findings import Level
+from accounting.ops.doctor.flow import check_flow
+from accounting.ops.monitoring.health import evaluate
 from tests.support.books import (
     READER,
     WRITER,
@@ -35,6 +40,7 @@ from tests.support.books import (
 from tests.support.command import turn_accounting
 from tests.support.crash_injection import CrashInjector, crashing_engine, run_through_crashes
 from tests.support.fronts import HOUR, Front, call, open_front
+from tests.support.monitoring import metrics_of, read_snapshot
 from tests.support.restored_database import back_up, restore_database
 from tests.support.servers import PostgresServer
 
@@ -148,9 +154,9 @@ def test_nothing_is_lost_or_doubled_by_a_crash_at_any_statement(front: Front) ->
     injector = CrashInjector()
     with crashing_engine(front.books, injector) as engine:
         crashes = run_through_crashes(
-            front.books, injector, lambda: forward_feed(engine, limit=4), TABLES
+            front.books, injector, lambda: forward_feed(engine, limit=6), TABLES
         )
-    assert crashes > 40
+    assert crashes > 30
     number_feed(front.books.engine)
     check_feeds(front)
 
@@ -238,6 +244,7 @@ def test_the_others_events_go_on_while_a_cell_is_away(front: Front) -> None:
         assert [(entry["cell"], "not currently accepting" in entry["reason"]) for entry in warnings
         ] == [("north", True)]  # fmt: skip
         check_feed_of(front, "south")
+        check_that_it_is_said(front)
         row = failure(front, "north")
         assert row["feed_failing_since"] is not None
         assert "not currently accepting" in row["feed_error"]
@@ -246,6 +253,34 @@ def test_the_others_events_go_on_while_a_cell_is_away(front: Front) -> None:
     forward(front)
     check_feeds(front)
     assert set(failure(front, "north").values()) == {None}
+
+
+@pytest.mark.long
+def test_a_cell_that_hangs_delays_the_others_by_a_limited_time(front: Front) -> None:
+    forward(front)
+    query = """
+        SELECT pid FROM pg_stat_activity
+        WHERE datname = %s AND application_name = 'turn-accounting front'
+    """
+    north = front.cells["north"]
+    sessions = [row["pid"] for row in north.query(query, [north.name])]
+    assert sessions
+    call(front, "north", "carol", HOUR * 11, 5)
+    call(front, "south", "carol", HOUR * 11, 7)
+    pass_hours(front, 20)
+    for pid in sessions:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        forward_feed(front.books.engine, statement_seconds=1)
+    finally:
+        for pid in sessions:
+            os.kill(pid, signal.SIGCONT)
+    number_feed(front.books.engine)
+    check_feed_of(front, "south")
+    assert failure(front, "north")["feed_error"] == "canceling statement due to statement timeout"
+    front.books.query("UPDATE accounting.cells SET feed_retry_at = now() RETURNING cell")
+    forward(front)
+    check_feeds(front)
 
 
 def test_two_schedulers_forward_each_event_once(front: Front) -> None:
@@ -407,6 +442,23 @@ def positions(front: Front, cell: str) -> list[dict[str, Any]]:
         " JOIN accounting.cells USING (database_id) WHERE cell = %s ORDER BY number",
         [cell],
     )
+
+
+def check_that_it_is_said(front: Front) -> None:
+    """Metrics, health and doctor of the front say for how long the cell is away."""
+    front.books.query(
+        "UPDATE accounting.cells SET feed_failing_since = feed_failing_since - interval '3 min'"
+        " WHERE feed_failing_since IS NOT NULL RETURNING cell"
+    )
+    snapshot = read_snapshot(front.books)
+    samples = metrics_of(snapshot)
+    assert samples["turn_accounting_cell_feed_failing_seconds", "north"] >= 180
+    assert samples["turn_accounting_cell_feed_failing_seconds", "south"] == 0
+    assert samples["turn_accounting_cell_feed_forwarded_seq", "south"] > 0
+    [warning] = evaluate(snapshot, captures=False).warnings
+    assert warning.startswith("cell 'north': its feed can't be read for 3 min (")
+    [finding] = [each for each in check_flow(snapshot) if each.check == "cells"]
+    assert finding.level is Level.WARNING
 
 
 def failure(front: Front, cell: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from accounting.ops.monitoring.health import (
     MAX_CLOCK_ERROR_SECONDS,
     SECOND,
     capture_problems,
+    cell_warnings,
     clock_offsets,
     database_problems,
     describe_gaps,
@@ -43,7 +44,7 @@ def check_flow(snapshot: Snapshot) -> Iterator[Finding]:
     database = snapshot.database
     if database is None or not database.is_at_head:
         return
-    if snapshot.spool is None and not database.sources:
+    if snapshot.spool is None and not database.sources and not database.is_front:
         yield warning(
             COMPONENT,
             "sources",
@@ -71,6 +72,7 @@ def check_flow(snapshot: Snapshot) -> Iterator[Finding]:
     yield _check_rejected(database)
     yield _check_unattributed(database)
     yield from _check_webhooks(database)
+    yield from _check_cells(database)
     if database.limits:
         yield _check_limits(database)
     for sentence in silence_warnings(database.silent_threads, snapshot.taken_at):
@@ -201,6 +203,24 @@ def _check_clocks(snapshot: Snapshot) -> Iterator[Finding]:
             )
         else:
             yield ok(COMPONENT, "clock", observed)
+
+
+def _check_cells(database: DatabaseStatus) -> Iterator[Finding]:
+    """The feeds of the cells of a front."""
+    if not database.is_front:
+        return
+    sentences = list(cell_warnings(database))
+    for sentence in sentences:
+        observed, _, advice = sentence.rpartition(": ")
+        yield warning(COMPONENT, "cells", observed, advice)
+    if not database.cells:
+        yield warning(
+            COMPONENT, "cells", "no cell has joined", "run `turn-accounting front join NAME URL`"
+        )
+    elif not sentences:
+        cells = counted(len(database.cells), "cell")
+        events = counted(sum(cell.forwarded_seq for cell in database.cells), "event")
+        yield ok(COMPONENT, "cells", f"the feeds of {cells} are forwarded: {events}")
 
 
 def _check_webhooks(database: DatabaseStatus) -> Iterator[Finding]:

@@ -26,6 +26,8 @@ MAX_BLOCKED_SECONDS: Final = 300
 """Jobs share their locks, and other schedulers run them too, but each gets its turn."""
 WEBHOOK_FAILING_SECONDS: Final = 3600
 """A receiver that is restarted is away for minutes."""
+CELL_FAILING_SECONDS: Final = 60
+"""A cell that is restarted is away for seconds."""
 BURST_NAMES: Final = 100
 BURST_RATIO: Final = 10
 """A burst is at least so many new names in an hour, and so many times those of an hour before."""
@@ -72,6 +74,7 @@ def evaluate(snapshot: Snapshot, *, captures: bool) -> Health:
             problems += set_aside_problems(snapshot.database)
         warnings += gap_warnings(snapshot.database)
         warnings += webhook_warnings(snapshot.database)
+        warnings += cell_warnings(snapshot.database)
         warnings += silence_warnings(snapshot.database.silent_threads, snapshot.taken_at)
     return Health(problems=tuple(problems), warnings=tuple(warnings))
 
@@ -185,6 +188,17 @@ def webhook_warnings(database: DatabaseStatus) -> Iterator[str]:
         elif webhook.failing_seconds > WEBHOOK_FAILING_SECONDS:
             duration = format_duration(webhook.failing_seconds)
             yield f"{name} has taken nothing for {duration}, {behind} behind: {advice}"
+
+
+def cell_warnings(database: DatabaseStatus) -> Iterator[str]:
+    """A sentence for each cell whose feed this front can't read."""
+    for cell in database.cells:
+        if cell.failing_seconds > CELL_FAILING_SECONDS:
+            yield (
+                f"cell '{cell.cell}': its feed can't be read for "
+                f"{format_duration(cell.failing_seconds)} ({cell.error}): its events come once it "
+                "can, and no period of the front closes before"
+            )
 
 
 def set_aside_problems(database: DatabaseStatus) -> Iterator[str]:

@@ -363,3 +363,15 @@ def _webhook_metrics(database: DatabaseStatus) -> Iterator[Metric]:
         ((webhook.number, int(webhook.disabled_cause is not None)) for webhook in webhooks),
         "webhook",
     )
+    yield _gauge(
+        "cell_feed_failing_seconds",
+        "For how long a front can't read the feed of a cell; 0 when it could the last time.",
+        ((cell.cell, cell.failing_seconds) for cell in database.cells),
+        "cell",
+    )
+    yield _gauge(
+        "cell_feed_forwarded_seq",
+        "Number in the feed of a cell up to which a front has forwarded it.",
+        ((cell.cell, cell.forwarded_seq) for cell in database.cells),
+        "cell",
+    )

@@ -82,6 +82,18 @@ class WebhookStatus(NamedTuple):
     refused_events: int
 
 
+class CellStatus(NamedTuple):
+    """A cell of a front. ``failing_seconds``: for how long its feed can't be read, for a reason.
+
+    ``forwarded_seq``: the number, in the cell's feed, up to which that was forwarded.
+    """
+
+    cell: str
+    failing_seconds: float
+    error: str | None
+    forwarded_seq: int
+
+
 class GapCount(NamedTuple):
     """How many gaps a source has had for a cause."""
 
@@ -204,6 +216,8 @@ class DatabaseStatus:
     usage_deltas: int = 0
     set_aside: tuple[SetAsideCount, ...] = ()
     webhooks: tuple[WebhookStatus, ...] = ()
+    is_front: bool = False
+    cells: tuple[CellStatus, ...] = ()
 
     @property
     def is_at_head(self) -> bool:
@@ -227,14 +241,14 @@ def read_database_status(engine: Engine) -> DatabaseStatus:
         )
         source_rows = connection.execute(_QUERIES.text("source_statuses")).all()
         realm_rows = connection.execute(_QUERIES.text("realm_statuses"))
+        is_front = connection.execute(_QUERIES.text("is_front")).scalar_one()
+        # A cell's own monitoring has them; and of one that is away this would read nothing.
+        notices = () if is_front else connection.exec_driver_sql(view_queries.source_notices().text)
         job_rows = connection.execute(select(job_runs).order_by("job"))
         return DatabaseStatus(
             revision=revision,
             sources=tuple(_to_status(SourceStatus, row) for row in source_rows),
-            notices=tuple(
-                SourceNotice(*row)
-                for row in connection.exec_driver_sql(view_queries.source_notices().text)
-            ),
+            notices=tuple(SourceNotice(*row) for row in notices),
             gaps=tuple(GapCount(*row) for row in connection.execute(_QUERIES.text("count_gaps"))),
             recent_gaps=tuple(
                 RecentGaps(*row) for row in connection.execute(_QUERIES.text("recent_gaps"))
@@ -258,6 +272,10 @@ def read_database_status(engine: Engine) -> DatabaseStatus:
             jobs=tuple(_to_status(JobStatus, row) for row in job_rows),
             webhooks=tuple(
                 WebhookStatus(*row) for row in connection.execute(_QUERIES.text("webhook_statuses"))
+            ),
+            is_front=is_front,
+            cells=tuple(
+                CellStatus(*row) for row in connection.execute(_QUERIES.text("cell_statuses"))
             ),
             usage_deltas=connection.execute(
                 _QUERIES.text("count_usage_deltas"), {"limit": USAGE_DELTAS_LIMIT}
