@@ -364,7 +364,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
             UNION ALL
             SELECT 2, format('cell ''%s'': its feed up to the close', c.cell)
             FROM cells.closings c JOIN accounting.cells n USING (cell)
-            WHERE c.realm = r.realm AND c.period = p.period AND c.closed_at IS NOT NULL
+            WHERE accounting.reads_cell(c.cell)
+                AND c.realm = r.realm AND c.period = p.period AND c.closed_at IS NOT NULL
                 AND NOT EXISTS (
                     SELECT FROM accounting.forwarded_closings f
                     WHERE f.database_id = n.database_id AND f.realm = r.realm

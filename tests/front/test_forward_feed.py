@@ -229,6 +229,19 @@ def test_a_cell_that_was_restored_to_its_beginning_is_read_from_there(front: Fro
     assert positions(front, "north")[-1]["number"] == 1
 
 
+def test_a_restored_front_reads_again_what_it_has_lost(front: Front) -> None:
+    forward(front)
+    front.engine.dispose()
+    back_up(front.books)
+    call(front, "north", "carol", HOUR * 11, 5)
+    pass_hours(front, 20)
+    forward(front)
+    front.engine.dispose()
+    restore_database(front.books)
+    assert forward(front) > 0
+    check_feeds(front)
+
+
 def test_the_others_events_go_on_while_a_cell_is_away(front: Front) -> None:
     forward(front)
     with away(front.cells["north"]):
