@@ -636,6 +636,15 @@ DELETE FROM accounting.server_load WHERE realm_id = :realm_id;
 INSERT INTO accounting.server_load (realm_id, server, live_sessions)
 SELECT realm_id, server, live_sessions FROM recomputed_server_load WHERE realm_id = :realm_id;
 
+-- name: set_peak_versions
+-- Gives all hours of a realm new versions of their peaks, also those that have no usage any more.
+INSERT INTO accounting.peak_versions AS v (realm_id, starts_at)
+SELECT realm_id, starts_at FROM accounting.realm_usage_hourly WHERE realm_id = :realm_id
+UNION
+SELECT realm_id, starts_at FROM accounting.peak_versions WHERE realm_id = :realm_id
+ON CONFLICT (realm_id, starts_at) DO UPDATE
+SET version = excluded.version, changed_at = excluded.changed_at;
+
 -- name: last_recomputed_hour
 -- The end of the last hour of a realm that is recomputed, or in the feed.
 SELECT greatest(

@@ -83,6 +83,7 @@ def replace_realm(connection: Connection, realm_id: int) -> int:
     watermark_queries.open_sessions_changed(connection, sources)
     # The roll-up counts a slice from the sessions when it next needs it.
     connection.execute(delete(realm_peak_slices).where(realm_peak_slices.c.realm_id == realm_id))
+    connection.execute(_QUERIES.text("set_peak_versions"), {"realm_id": realm_id})
     return replaced
 
 

@@ -1,6 +1,6 @@
 """The cells of a front, and connections to their databases."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -69,14 +69,43 @@ def open_cell(engine: Engine, cell: Cell) -> Iterator[Engine]:
 @contextmanager
 def open_cell_url(name: str, url: str, password: str | None) -> Iterator[Engine]:
     """As :func:`open_cell`, for a cell that the front does not know yet."""
-    cell_engine = open_engine(
-        with_password(url, password), application_name="turn-accounting front"
-    )
+    cell_engine = _engine(url, password)
     try:
-        yield cell_engine
+        with errors_of_cell(name):
+            yield cell_engine
+    finally:
+        cell_engine.dispose()
+
+
+@contextmanager
+def open_cells(engine: Engine) -> Iterator[Mapping[str, Engine]]:
+    """The databases of all cells by name, for what works in several at once.
+
+    It names its errors itself: see :func:`errors_of_cell`.
+    """
+    with lost_connections(), engine.connect() as connection:
+        passwords = [
+            (cell, connection.execute(_QUERIES.text("cell_password"), {"cell": cell.cell}).scalar())
+            for cell in read_cells(connection)
+        ]
+    engines = {cell.cell: _engine(cell.url, password) for cell, password in passwords}
+    try:
+        yield engines
+    finally:
+        for cell_engine in engines.values():
+            cell_engine.dispose()
+
+
+@contextmanager
+def errors_of_cell(name: str) -> Iterator[None]:
+    """Name the cell in the errors of the block."""
+    try:
+        yield
     except ConnectionLost as error:
         raise ConnectionLost(f"cell '{name}': {error}") from error
     except AccountingError as error:
         raise type(error)(f"cell '{name}': {error}") from error
-    finally:
-        cell_engine.dispose()
+
+
+def _engine(url: str, password: str | None) -> Engine:
+    return open_engine(with_password(url, password), application_name="turn-accounting front")

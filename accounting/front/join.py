@@ -75,6 +75,7 @@ def join_cell(engine: Engine, name: str, url: str, password: str | None) -> None
             _QUERIES.text("add_cell"),
             {"cell_id": cell_id, "cell": name, "url": url, **database._asdict()},
         )
+        connection.execute(_QUERIES.text("compare_all_peaks"))
         try:
             foreign_server.import_views(connection, name)
         except DBAPIError as error:
@@ -102,6 +103,7 @@ def leave(engine: Engine, name: str) -> str | None:
             unreachable = str(error)
         connection.execute(_QUERIES.text("become_owner"))
         connection.execute(_QUERIES.text("forget_cell"), {"cell": name})
+        connection.execute(_QUERIES.text("forget_peaks_of_cell"), {"cell": name})
         foreign_server.define_views(connection)
         foreign_server.drop_server(connection, name)
     return unreachable

@@ -14,6 +14,7 @@ from accounting.billing.close_period import close_periods
 from accounting.feed.number_feed import number_feed
 from accounting.front.billing import copy_billing
 from accounting.front.forward_feed import forward_feed
+from accounting.front.peaks import count_peaks
 from accounting.ingest.partitions import make_partitions
 from accounting.sessions.describe_gaps import describe_gaps
 from accounting.sessions.settle import settle
@@ -156,6 +157,14 @@ FRONT_JOBS: Final[Mapping[str, Job]] = {
             unit="records",
             every_seconds=60.0,
             run=copy_billing,
+        ),
+        Job(
+            name="peaks",
+            description="Count the peaks over all cells, of hours that changed in one",
+            unit="hours",
+            every_seconds=60.0,
+            run=count_peaks,
+            thread="cells",
         ),
         JOBS["webhooks"],
         Job(

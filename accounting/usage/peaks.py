@@ -80,6 +80,7 @@ def recount(
                 _QUERIES.driver("read_slice_steps"), {"slice_seconds": SLICE_SECONDS}
             ).fetchall()
             copy_rows(cursor, "accounting.realm_peak_slices", _SLICE_COLUMNS, count_slices(steps))
+        connection.execute(_QUERIES.text("set_peak_versions"))
         connection.execute(_QUERIES.text("set_hour_peaks"))
         for length in (_DAY, _MONTH):
             connection.execute(_QUERIES.text("set_bucket_peaks", **length))

@@ -498,6 +498,15 @@ CROSS JOIN LATERAL (
 WHERE e.confirmed AND e.ended_at > greatest(e.started_at, t.starts_at)
 GROUP BY t.realm_id, t.starts_at, slice_at, e.server_address, e.transport;
 
+-- name: set_peak_versions
+-- Gives the hours whose slices are counted again, or that start with more or fewer sessions, versions.
+INSERT INTO accounting.peak_versions AS v (realm_id, starts_at)
+SELECT realm_id, starts_at FROM staged_slices
+UNION
+SELECT realm_id, starts_at FROM staged_server_deltas WHERE sessions_carried <> 0
+ON CONFLICT (realm_id, starts_at) DO UPDATE
+SET version = excluded.version, changed_at = excluded.changed_at;
+
 -- name: set_hour_peaks
 -- Sets the peaks of the staged hours of realms: the maximum over their slices.
 UPDATE accounting.realm_usage_hourly u SET peak_sessions = p.peak_sessions

@@ -33,14 +33,19 @@ def count_slices(steps: Iterable[SliceSteps]) -> Iterator[SliceCount]:
         lambda: ([], [])
     )
     for realm_id, hour, slice_at, server_address, transport, is_end, times in steps:
-        for dimension, name in (
-            (Dimension.REALM, ""),
-            (Dimension.SERVER, server_host(server_address)),
-            (Dimension.TRANSPORT, transport or ""),
-        ):
-            slices[realm_id, hour, slice_at, dimension.value, name][is_end].append(times)
+        for dimension, name in counted_by(server_address, transport):
+            slices[realm_id, hour, slice_at, dimension, name][is_end].append(times)
     for key, (starts, ends) in slices.items():
         yield *key, *count_sessions(_sorted_times(starts), _sorted_times(ends))
+
+
+def counted_by(server_address: str | None, transport: str | None) -> Iterable[tuple[str, str]]:
+    """The (dimension, name) pairs by which a session is counted."""
+    return (
+        (Dimension.REALM.value, ""),
+        (Dimension.SERVER.value, server_host(server_address)),
+        (Dimension.TRANSPORT.value, transport or ""),
+    )
 
 
 def count_sessions(starts: Sequence[int], ends: Sequence[int]) -> tuple[int, int]:

@@ -111,3 +111,39 @@ HAVING count(*) > 0;
 CREATE VIEW cell.feed_batches AS
 SELECT (SELECT i.database_id FROM accounting.installation i) AS database_id, b.last_seq, b.history
 FROM accounting.feed_batches b;
+
+-- The hours of realms whose peaks were counted, with a version that is another one after every change.
+-- ends_at: null where a rebuild left no usage. has_slices: in cell.peak_slices. is_changing: the roll-up
+-- has changes of it to count.
+CREATE VIEW cell.peak_hours AS
+SELECT r.realm, v.starts_at, b.ends_at, v.version, v.changed_at,
+    EXISTS (
+        SELECT FROM accounting.realm_peak_slices s
+        WHERE s.realm_id = v.realm_id AND s.starts_at = v.starts_at AND s.slice_at = '-infinity'
+    ) AS has_slices,
+    EXISTS (
+        SELECT FROM accounting.peak_deltas d
+        WHERE d.realm_id = v.realm_id AND d.starts_at = v.starts_at
+    ) OR EXISTS (
+        SELECT FROM accounting.server_deltas d
+        WHERE d.realm_id = v.realm_id AND d.starts_at = v.starts_at AND d.sessions_carried <> 0
+    ) AS is_changing
+FROM accounting.peak_versions v
+JOIN accounting.realms r USING (realm_id)
+LEFT JOIN accounting.buckets b
+    ON b.realm_id = v.realm_id AND b.level = 'hour' AND b.starts_at = v.starts_at;
+
+-- The slices of the last days' hours: see accounting.realm_peak_slices.
+CREATE VIEW cell.peak_slices AS
+SELECT s.realm_id, s.starts_at, s.slice_at, s.dimension, s.name, s.session_delta, s.session_peak
+FROM accounting.realm_peak_slices s;
+
+-- What peaks are counted from: the confirmed sessions, and those that were open when an hour started.
+CREATE VIEW cell.session_spans AS
+SELECT e.realm_id, e.started_at, e.ended_at, e.server_address, e.transport
+FROM accounting.sessions e WHERE e.confirmed;
+
+CREATE VIEW cell.carried_sessions AS
+SELECT u.realm_id, u.starts_at, e.server_address, e.transport
+FROM accounting.session_usage u JOIN accounting.sessions e USING (session_id, user_key)
+WHERE NOT u.started AND u.confirmed AND u.active_to > u.active_from;

@@ -2,13 +2,16 @@
 -- reporting in each cell, one schema for each, and views with the same names and columns over them.
 -- The tables of a front's own usage stay empty.
 
--- One row if this database is a front.
+-- One row if this database is a front. peaks_read_until: when it last asked its cells for the hours
+-- whose peaks changed; peaks_compared_at: for all hours.
 CREATE TABLE accounting.front (
     id boolean NOT NULL DEFAULT true CONSTRAINT front_has_one_row CHECK (id),
     initialized_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    peaks_read_until timestamptz NOT NULL DEFAULT '-infinity',
+    peaks_compared_at timestamptz NOT NULL DEFAULT '-infinity',
     CONSTRAINT front_pkey PRIMARY KEY (id)
 );
-GRANT SELECT ON accounting.front TO turn_accounting_writer;
+GRANT SELECT, UPDATE ON accounting.front TO turn_accounting_writer;
 
 -- The cells of a front. The foreign server and the schema of a cell are named 'cell_' and its name.
 -- url: without a password, which is in the user mapping. revision: of its schema, when its views were
@@ -58,6 +61,32 @@ CREATE TABLE accounting.forwarded_closings (
     CONSTRAINT forwarded_closings_pkey PRIMARY KEY (database_id, realm, period)
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.forwarded_closings TO turn_accounting_writer;
+
+-- The hours of realms whose peaks over all cells are counted. counted_from: the version of each cell's
+-- hour, by cell (see accounting.peak_versions).
+CREATE TABLE accounting.front_peak_hours (
+    realm text NOT NULL,
+    starts_at timestamptz NOT NULL,
+    counted_from jsonb NOT NULL,
+    CONSTRAINT front_peak_hours_pkey PRIMARY KEY (realm, starts_at)
+);
+GRANT SELECT, INSERT, DELETE ON accounting.front_peak_hours TO turn_accounting_writer;
+
+-- The most sessions that were open at one moment of an hour over all cells, of a realm (with an empty
+-- name), at a server or over a transport, where more than one cell had any. Where one alone had, its
+-- own peak is that.
+CREATE TABLE accounting.front_peaks (
+    realm text NOT NULL,
+    dimension text COLLATE "C" NOT NULL,
+    name text COLLATE "C" NOT NULL,
+    starts_at timestamptz NOT NULL,
+    peak_sessions bigint NOT NULL,
+    CONSTRAINT front_peaks_pkey PRIMARY KEY (realm, dimension, name, starts_at),
+    CONSTRAINT front_peak_is_of_an_hour FOREIGN KEY (realm, starts_at)
+        REFERENCES accounting.front_peak_hours (realm, starts_at) ON DELETE CASCADE
+);
+CREATE INDEX front_peaks_by_hour ON accounting.front_peaks (realm, starts_at);
+GRANT SELECT, INSERT, DELETE ON accounting.front_peaks TO turn_accounting_writer;
 
 -- In a cell: the front that it belongs to, and the name that it has there. front: its feed_source().
 CREATE TABLE accounting.membership (
@@ -153,7 +182,8 @@ LANGUAGE sql IMMUTABLE AS $$
     END
 $$;
 
--- Whether a column of a 'sums' view is added up over cells; the others are its key.
+-- Whether a column of a 'sums' view is added up over cells; the others are its key. Peaks are not
+-- added up: see accounting.peak_over_cells.
 CREATE FUNCTION accounting.is_summed(column_name text) RETURNS boolean
 LANGUAGE sql IMMUTABLE
 RETURN column_name ~ '_(packets|bytes|sessions|started|ended|seconds)$|_[15]m$';
@@ -218,6 +248,17 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ) b
 $$;
 
+-- The peak of a bucket over all cells, in a view by realm, server or transport: the highest of its
+-- hours. In an hour that is not counted yet that is the highest of the cells' own peaks.
+CREATE FUNCTION accounting.peak_over_cells(of_dimension text) RETURNS text
+LANGUAGE sql STABLE
+RETURN format('greatest(max(u.peak_sessions), (SELECT max(p.peak_sessions)'
+    ' FROM accounting.front_peaks p WHERE p.realm = u.realm AND p.dimension = %L AND p.name = %s'
+    ' AND p.starts_at >= u.starts_at AND p.starts_at < u.ends_at)) AS peak_sessions',
+    of_dimension,
+    CASE of_dimension WHEN 'server' THEN 'u.server_address' WHEN 'transport' THEN 'u.transport'
+        ELSE '''''' END);
+
 -- Defines the views of a front over the cells that it has: in schema cells the rows of all cells with
 -- the names of the cells, for the front's own jobs, and over them those of cell and reporting, whose
 -- comments and grants stay. without_cell: one whose foreign tables are to be dropped, which would drop
@@ -232,6 +273,8 @@ BEGIN
             string_agg(CASE
                 WHEN w.kind = 'rows' OR NOT accounting.is_summed(a.attname)
                     THEN format('u.%I', a.attname)
+                WHEN a.attname = 'peak_sessions'
+                    THEN accounting.peak_over_cells(split_part(w.view_name, '_', 1))
                 ELSE format('sum(u.%1$I)::%2$s AS %1$I', a.attname,
                     format_type(a.atttypid, a.atttypmod))
             END, ', ' ORDER BY a.attnum) AS columns,

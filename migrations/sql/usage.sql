@@ -102,6 +102,19 @@ CREATE TABLE accounting.realm_peak_slices (
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.realm_peak_slices TO turn_accounting_writer;
 
+-- A version of the peaks of each hour, which is another one after every change of its slices. By these
+-- a front sees which hours it has to count again, and for that they are random: a number would come
+-- again where a database is restored.
+CREATE TABLE accounting.peak_versions (
+    realm_id integer NOT NULL,
+    starts_at timestamptz NOT NULL,
+    version uuid NOT NULL DEFAULT gen_random_uuid(),
+    changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT peak_versions_pkey PRIMARY KEY (realm_id, starts_at)
+) WITH (fillfactor = 80);
+CREATE INDEX peak_versions_by_change ON accounting.peak_versions (changed_at);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.peak_versions TO turn_accounting_writer;
+
 DO $$
 DECLARE
     length text;

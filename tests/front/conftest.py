@@ -6,6 +6,7 @@ import pytest
 
 from accounting.billing.close_period import refresh_periods
 from accounting.front.billing import copy_billing
+from accounting.front.peaks import count_peaks
 from tests.support.books import channel, traffic_payload
 from tests.support.fronts import HOUR, Front, call, open_front
 from tests.support.servers import PostgresServer
@@ -44,4 +45,5 @@ def roaming(
         for books in (*front.cells.values(), front.whole):
             books.query("UPDATE test_clock.clock SET fixed_at = '2026-11-04 12:00:05Z' RETURNING 1")
         front.follow_clock()
+        count_peaks(front.books.engine)
         yield front

@@ -27,7 +27,7 @@ from accounting.db.schema.feed import (
     feed_consumers,
     feed_outbox,
 )
-from accounting.db.schema.front import cells, front, membership
+from accounting.db.schema.front import cells, front, front_peak_hours, front_peaks, membership
 from accounting.db.schema.identities import (
     erasures,
     installation,
@@ -77,6 +77,7 @@ from accounting.db.schema.usage import (
     dimension_peaks_hourly,
     fold_watermarks,
     peak_deltas,
+    peak_versions,
     realm_peak_slices,
     realm_usage,
     server_deltas,
@@ -115,6 +116,8 @@ __all__ = [
     "fold_watermarks",
     "former_source_names",
     "front",
+    "front_peak_hours",
+    "front_peaks",
     "installation",
     "job_runs",
     "key_sightings",
@@ -126,6 +129,7 @@ __all__ = [
     "message_counts",
     "metadata",
     "peak_deltas",
+    "peak_versions",
     "periods",
     "periods_to_adjust",
     "proofs",

@@ -5,6 +5,8 @@ from sqlalchemy import (
     Boolean,
     Column,
     Date,
+    ForeignKeyConstraint,
+    Index,
     SmallInteger,
     Table,
     Text,
@@ -12,6 +14,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 from accounting.db.schema.columns import metadata, timestamp
 
@@ -20,6 +23,33 @@ front = Table(
     metadata,
     Column("id", Boolean, primary_key=True, server_default=text("true")),
     Column("initialized_at", timestamp, nullable=False, server_default=text("clock_timestamp()")),
+    Column("peaks_read_until", timestamp, nullable=False, server_default=text("'-infinity'")),
+    Column("peaks_compared_at", timestamp, nullable=False, server_default=text("'-infinity'")),
+)
+
+front_peak_hours = Table(
+    "front_peak_hours",
+    metadata,
+    Column("realm", Text, primary_key=True),
+    Column("starts_at", timestamp, primary_key=True),
+    Column("counted_from", JSONB, nullable=False),
+)
+
+front_peaks = Table(
+    "front_peaks",
+    metadata,
+    Column("realm", Text, primary_key=True),
+    Column("dimension", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("starts_at", timestamp, primary_key=True),
+    Column("peak_sessions", BigInteger, nullable=False),
+    ForeignKeyConstraint(
+        ["realm", "starts_at"],
+        ["accounting.front_peak_hours.realm", "accounting.front_peak_hours.starts_at"],
+        name="front_peak_is_of_an_hour",
+        ondelete="CASCADE",
+    ),
+    Index("front_peaks_by_hour", "realm", "starts_at"),
 )
 
 cells = Table(

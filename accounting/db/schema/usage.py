@@ -62,6 +62,16 @@ realm_peak_slices = Table(
     Column("session_peak", BigInteger, nullable=False),
 )
 
+peak_versions = Table(
+    "peak_versions",
+    metadata,
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
+    Column("starts_at", timestamp, primary_key=True),
+    Column("version", Uuid, nullable=False, server_default=text("gen_random_uuid()")),
+    Column("changed_at", timestamp, nullable=False, server_default=text("clock_timestamp()")),
+    Index("peak_versions_by_change", "changed_at"),
+)
+
 buckets = Table(
     "buckets",
     metadata,
