@@ -118,6 +118,29 @@ def test_cells_are_asked_at_once_and_with_the_condition(roaming: Front) -> None:
     assert text.count("(starts_at >= '2026-11-01") == 3
 
 
+@pytest.mark.parametrize(
+    "view", ["realm_usage_monthly", "server_usage_hourly", "transport_usage_daily"]
+)
+def test_cells_are_asked_for_peaks_at_once_and_with_the_condition(
+    roaming: Front, view: str
+) -> None:
+    text = plan(
+        roaming,
+        f"SELECT starts_at, sent_bytes, peak_sessions FROM reporting.{view}"  # noqa: S608
+        " WHERE realm = 'example.org' AND starts_at >= '2026-11-01'",
+    )
+    assert text.count("Async Foreign Scan") == 3
+    assert text.count("(realm = 'example.org')") == 3
+    assert text.count("(starts_at >= '2026-11-01") == 3
+    assert text.count("accounting.front_peaks") == 1
+
+
+def test_peaks_that_are_not_asked_for_are_not_looked_up(roaming: Front) -> None:
+    text = plan(roaming, "SELECT starts_at, sent_bytes FROM reporting.realm_usage_daily")
+    assert text.count("Async Foreign Scan") == 3
+    assert "front_peaks" not in text
+
+
 def test_a_session_can_leave_a_cell_out(roaming: Front) -> None:
     query = "SELECT source FROM reporting.sources"
     text = plan(roaming, query, "SET turn_accounting.without_cells = 'north,west'")
