@@ -505,8 +505,13 @@ UPDATE accounting.front SET peaks_compared_at = '-infinity';
 -- Deletes the hours that were counted with a cell; the next run counts them without it.
 WITH compared AS (
     UPDATE accounting.front SET peaks_compared_at = '-infinity'
+),
+deleted AS (
+    DELETE FROM accounting.front_peak_hours WHERE jsonb_exists(counted_from, :cell)
+    RETURNING realm, starts_at
 )
-DELETE FROM accounting.front_peak_hours WHERE jsonb_exists(counted_from, :cell);
+DELETE FROM accounting.front_peaks p USING deleted d
+WHERE p.realm = d.realm AND p.starts_at = d.starts_at;
 
 -- name: changed_peak_hours
 -- In a cell: the hours whose peaks changed since a time.
@@ -611,9 +616,16 @@ GROUP BY t.number, c.server_address, c.transport;
 
 -- name: delete_peaks
 -- Deletes what was counted of these hours.
-DELETE FROM accounting.front_peak_hours h
-USING unnest(CAST(:realms AS text[]), CAST(:starts AS timestamptz[])) AS t (realm, starts_at)
-WHERE h.realm = t.realm AND h.starts_at = t.starts_at;
+WITH hours AS MATERIALIZED (
+    SELECT realm, starts_at
+    FROM unnest(CAST(:realms AS text[]), CAST(:starts AS timestamptz[])) AS t (realm, starts_at)
+),
+deleted AS (
+    DELETE FROM accounting.front_peak_hours h USING hours t
+    WHERE h.realm = t.realm AND h.starts_at = t.starts_at
+)
+DELETE FROM accounting.front_peaks p USING hours t
+WHERE p.realm = t.realm AND p.starts_at = t.starts_at;
 
 -- name: insert_peak_hours
 -- Records from what these hours were counted.

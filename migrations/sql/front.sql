@@ -81,9 +81,7 @@ CREATE TABLE accounting.front_peaks (
     name text COLLATE "C" NOT NULL,
     starts_at timestamptz NOT NULL,
     peak_sessions bigint NOT NULL,
-    CONSTRAINT front_peaks_pkey PRIMARY KEY (realm, dimension, name, starts_at),
-    CONSTRAINT front_peak_is_of_an_hour FOREIGN KEY (realm, starts_at)
-        REFERENCES accounting.front_peak_hours (realm, starts_at) ON DELETE CASCADE
+    CONSTRAINT front_peaks_pkey PRIMARY KEY (realm, dimension, name, starts_at)
 );
 CREATE INDEX front_peaks_by_hour ON accounting.front_peaks (realm, starts_at);
 GRANT SELECT, INSERT, DELETE ON accounting.front_peaks TO turn_accounting_writer;

@@ -5,7 +5,6 @@ from sqlalchemy import (
     Boolean,
     Column,
     Date,
-    ForeignKeyConstraint,
     Index,
     SmallInteger,
     Table,
@@ -43,12 +42,6 @@ front_peaks = Table(
     Column("name", Text, primary_key=True),
     Column("starts_at", timestamp, primary_key=True),
     Column("peak_sessions", BigInteger, nullable=False),
-    ForeignKeyConstraint(
-        ["realm", "starts_at"],
-        ["accounting.front_peak_hours.realm", "accounting.front_peak_hours.starts_at"],
-        name="front_peak_is_of_an_hour",
-        ondelete="CASCADE",
-    ),
     Index("front_peaks_by_hour", "realm", "starts_at"),
 )
 
