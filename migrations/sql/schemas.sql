@@ -12,7 +12,8 @@ GRANT SELECT ON accounting.alembic_version TO turn_accounting_writer;
 -- right to do so.
 GRANT SELECT, INSERT, UPDATE ON accounting.locks TO turn_accounting_writer;
 INSERT INTO accounting.locks (name)
-VALUES ('cells'), ('feed'), ('forward'), ('gaps'), ('partitions'), ('peaks'), ('report_partition'), ('retain'), ('rollup');
+VALUES ('cells'), ('feed'), ('forward'), ('gaps'), ('partitions'), ('peaks'),
+    ('report_partition'), ('retain'), ('rollup');
 
 GRANT USAGE ON SCHEMA reporting TO turn_accounting_reader, turn_accounting_writer;
 ALTER DEFAULT PRIVILEGES IN SCHEMA reporting
