@@ -201,7 +201,7 @@ WHERE realm_id = :realm_id AND period = :period AND closed_at IS NULL;
 -- before the newest that was copied: one that was committed late is not missed. The name of the cell
 -- is in the reason. posted_at is that of the copy, so that the order of posting never changes.
 WITH copied AS MATERIALIZED (
-    SELECT accounting.event_id('adjustment of a cell', c.cell || ' ' || c.adjustment_id) AS id,
+    SELECT accounting.event_id('adjustment of a cell', n.database_id || ' ' || c.adjustment_id) AS id,
         r.realm_id, r.named_in_radacct, c.*
     FROM cells.adjustments c
     JOIN accounting.realms r USING (realm)
@@ -321,12 +321,13 @@ ORDER BY realm, period, user_key, number;
 -- The adjustments that one of both has and the other has not, or with other figures. Those that a
 -- person posted on the front are its own, and those of a cell that has left can't be compared.
 WITH of_cells AS (
-    SELECT accounting.event_id('adjustment of a cell', c.cell || ' ' || c.adjustment_id) AS id,
+    SELECT accounting.event_id('adjustment of a cell', n.database_id || ' ' || c.adjustment_id) AS id,
         c.realm, c.period, c.user_key, c.cell,
         concat_ws(' ', c.received_packets, c.received_bytes, c.sent_packets, c.sent_bytes,
             c.peer_received_packets, c.peer_received_bytes, c.peer_sent_packets,
             c.peer_sent_bytes, trim_scale(c.session_seconds)) AS figures
     FROM cells.adjustments c
+    JOIN accounting.cells n USING (cell)
     JOIN accounting.realms r USING (realm)
     JOIN accounting.periods p ON p.realm_id = r.realm_id AND p.period = c.period
     WHERE p.closed_at IS NOT NULL
