@@ -182,6 +182,31 @@ def test_a_rebuilt_cell_is_counted_again(front: Front) -> None:
     assert peak(front.books) == 2
 
 
+def test_a_cell_restored_from_a_backup_is_compared_once_a_day(front: Front) -> None:
+    """Its hours have versions from before, which no time of change tells, or are not there."""
+    receive(front, [Call(cell, 10, 100) for cell in CELLS])
+    receive(front, [Call(cell, HOUR + 10, HOUR + 100) for cell in CELLS], 10)
+    front.run_jobs()
+    assert_peaks_are_those_of_the_whole(front)
+    with psycopg.connect(front.cells[WEST].url()) as connection:
+        connection.execute("UPDATE accounting.sessions SET confirmed = false")
+        connection.execute("DELETE FROM accounting.realm_peak_slices")
+        connection.execute(
+            "DELETE FROM accounting.peak_versions WHERE starts_at > '2026-11-02T12:00Z'"
+        )
+        connection.execute(
+            "UPDATE accounting.peak_versions SET version = default, changed_at = '2026-01-01'"
+        )
+    assert count_peaks(front.books.engine) == 0
+    with psycopg.connect(front.books.url()) as connection:
+        connection.execute(
+            "UPDATE accounting.front SET peaks_compared_at = peaks_compared_at - interval '1 day'"
+        )
+    assert count_peaks(front.books.engine) == 2
+    assert [row["peak_sessions"] for row in front.rows("realm_usage_hourly")] == [2, 2]
+    assert list(recount_peaks(front.books.engine)) == []
+
+
 def test_a_wrong_peak_is_found(front: Front) -> None:
     receive(front, [Call(cell, 10, 100) for cell in CELLS])
     front.run_jobs()
