@@ -9,7 +9,7 @@ import typer
 from accounting.cli.arguments import JsonOption, PeriodOption, Realm
 from accounting.cli.output import write_message, write_record
 from accounting.cli.progress import progress_line
-from accounting.cli.resources import command_settings, writer_engine
+from accounting.cli.resources import cell_engine, command_settings, writer_engine
 from accounting.domain.human_text import visible
 from accounting.plurals import counted
 
@@ -72,7 +72,7 @@ def rebuild_books(
 
     result = VerifyResult()
     with (
-        writer_engine(command_settings()) as engine,
+        cell_engine(command_settings()) as engine,
         progress_line("rebuilding") as progress,
     ):
         for difference in rebuild(
@@ -102,7 +102,7 @@ def reconcile_logs(
 
     result = ReconcileResult()
     with (
-        writer_engine(command_settings()) as engine,
+        cell_engine(command_settings()) as engine,
         progress_line("reading logs") as progress,
     ):
         for difference in reconcile(engine, logs, result=result, progress=progress):

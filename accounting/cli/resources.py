@@ -41,6 +41,19 @@ def writer_engine(settings: "Settings", *, may_create: bool = False) -> Iterator
 
 
 @contextmanager
+def cell_engine(settings: "Settings", source: str | None = None) -> Iterator["Engine"]:
+    """As :func:`writer_engine`, for what works in a cell.
+
+    Raises UsageError on a front, which names the cell that has the ``source``.
+    """
+    from accounting.front.cells import refuse_front
+
+    with writer_engine(settings) as engine:
+        refuse_front(engine, source)
+        yield engine
+
+
+@contextmanager
 def open_reader(
     settings: "Settings",
     *,

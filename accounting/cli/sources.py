@@ -8,7 +8,7 @@ import typer
 
 from accounting.cli.arguments import list_options, name_argument
 from accounting.cli.output import write_message
-from accounting.cli.resources import command_settings, open_reader, writer_engine
+from accounting.cli.resources import cell_engine, command_settings, open_reader
 from accounting.cli.rows import ListForm, Listing, write_query
 from accounting.cli.table import Column, Kind
 from accounting.domain.human_text import minute, second
@@ -92,7 +92,7 @@ def retire(
     """
     from accounting.sources.retire import retire_source
 
-    with writer_engine(command_settings()) as engine:
+    with cell_engine(command_settings(), name) as engine:
         host = retire_source(engine, name, also_captured=also_captured)
     write_message(
         f"source {name!r} is retired"
@@ -111,7 +111,7 @@ def reopen(
     """
     from accounting.sources.retire import reopen_source
 
-    with writer_engine(command_settings()) as engine:
+    with cell_engine(command_settings(), name) as engine:
         was_retired = reopen_source(engine, name)
     write_message(f"source {name!r} is {'back' if was_retired else 'already'} in service")
 
@@ -139,7 +139,7 @@ def rename(
         raise UsageError(f"{new_name!r} can't be the name of a source: {error}") from None
     settings = command_settings()
     servers.check_data_dir(settings.data_dir)
-    with writer_engine(settings) as engine:
+    with cell_engine(settings, old_name) as engine:
         rename_source(engine, old_name, new_name)
         rename_spool(settings.data_dir, old_name, new_name)
     if spool_path(settings.data_dir, old_name).exists():

@@ -17,6 +17,7 @@ __all__ = [
     "lost_connections",
     "open_engine",
     "prefer_index_scans",
+    "private_connection",
     "psycopg_connection",
 ]
 
@@ -90,6 +91,15 @@ _SET_PLANNER: Final = text(
     " set_config('enable_hashjoin', :value, true), set_config('enable_mergejoin', :value, true),"
     " set_config('jit', 'off', true)"
 )
+
+
+def private_connection(engine: Engine) -> psycopg.Connection:
+    """A new connection that is not of the pool: the caller closes it."""
+    pooled = engine.raw_connection()
+    driver = pooled.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    pooled.detach()
+    return driver
 
 
 def psycopg_connection(connection: Connection) -> psycopg.Connection:

@@ -10,7 +10,13 @@ from sqlalchemy import Connection, Engine
 
 from accounting.db.engine import lost_connections, open_engine
 from accounting.db.queries import Queries
-from accounting.errors import AccountingError, ConnectionLost, UsageError, unknown_name
+from accounting.errors import (
+    AccountingError,
+    ConnectionLost,
+    UsageError,
+    nearest_names,
+    unknown_name,
+)
 from accounting.front.cell_url import with_password
 
 _QUERIES: Final = Queries("accounting.front")
@@ -36,6 +42,26 @@ def require_front(connection: Connection) -> None:
     """Raise UsageError unless this database is a front."""
     if not is_front(connection):
         raise UsageError("this database is no front: `turn-accounting front init` makes it one")
+
+
+def refuse_front(engine: Engine, source: str | None = None) -> None:
+    """Raise UsageError on a front, for what works in a cell: in that which has the source."""
+    with lost_connections(), engine.connect() as connection:
+        if not is_front(connection):
+            return
+        names = [cell.cell for cell in read_cells(connection)]
+        if source is not None and (
+            of_source := connection.execute(_QUERIES.text("find_source"), {"source": source})
+            .scalars()
+            .all()
+        ):
+            raise UsageError(
+                f"this database is a front, and source '{source}' is in cell "
+                f"'{of_source[0]}': run this on that cell's database"
+            )
+    raise UsageError(
+        f"this database is a front: run this on the database of a cell: {nearest_names('', names)}"
+    )
 
 
 def read_cells(connection: Connection) -> list[Cell]:

@@ -2,6 +2,10 @@
 -- Whether this database is a front.
 SELECT EXISTS (SELECT FROM accounting.front);
 
+-- name: find_source
+-- The cells that have a source.
+SELECT DISTINCT cell FROM cells.sources WHERE source = :source ORDER BY cell;
+
 -- name: make_front
 -- Makes this database a front.
 INSERT INTO accounting.front DEFAULT VALUES ON CONFLICT DO NOTHING;

@@ -4,10 +4,9 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from accounting.db import migrations
-from accounting.db.engine import lost_connections
-from accounting.errors import AccountingError
+from accounting.db.engine import lost_connections, private_connection
 from accounting.front import cells
+from accounting.reporting.cells import CellState, ask_cells, describe_revision
 
 
 def cell_states(engine: Engine) -> list[dict[str, Any]]:
@@ -15,11 +14,12 @@ def cell_states(engine: Engine) -> list[dict[str, Any]]:
     with lost_connections(), engine.connect() as connection:
         cells.require_front(connection)
         known = cells.read_cells(connection)
+    statuses = {status.cell: status for status in ask_cells(lambda: private_connection(engine))}
     return [
         {
             "cell": cell.cell,
             "url": cell.url,
-            "state": _state(engine, cell),
+            "state": _state(statuses.get(cell.cell)),
             "revision": cell.revision,
             "joined_at": cell.joined_at,
         }
@@ -27,10 +27,7 @@ def cell_states(engine: Engine) -> list[dict[str, Any]]:
     ]
 
 
-def _state(engine: Engine, cell: cells.Cell) -> str:
-    try:
-        with cells.open_cell(engine, cell) as cell_engine:
-            revision = migrations.current_revision(cell_engine)
-    except AccountingError as error:
-        return str(error)
-    return "ok" if revision == cell.revision else f"now at revision {revision}: join it again"
+def _state(status: CellState | None) -> str:
+    if status is None:
+        return "has left"
+    return status.away or describe_revision(status) or "ok"

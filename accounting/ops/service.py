@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import timedelta
 from functools import partial
@@ -29,13 +30,19 @@ from accounting.db.revisions import head_revision
 from accounting.domain.client_addresses import ClientAddresses
 from accounting.domain.realm_rules import RealmRule
 from accounting.embedded import EmbeddedPostgres, EmbeddedValkey
-from accounting.errors import ConfigurationError, ConnectionLost, ServerError, UsageError
-from accounting.front.cells import is_front
+from accounting.errors import (
+    ConfigurationError,
+    ConnectionLost,
+    NotAllowed,
+    ServerError,
+    UsageError,
+)
+from accounting.front.cells import is_front, refuse_front
 from accounting.identities import time_zone_check
 from accounting.ingest.load_loop import run_loader
 from accounting.ingest.loader import Loader
 from accounting.ops import servers
-from accounting.ops.collector_process import run_while_leased
+from accounting.ops.collector_process import FIRST_ANSWER_TIMEOUT_SECONDS, run_while_leased
 from accounting.ops.fork_server import ProcessStarter
 from accounting.ops.monitoring.health import evaluate
 from accounting.ops.monitoring.snapshot import SnapshotReader
@@ -196,6 +203,7 @@ def prepare_database(settings: Settings, *, is_embedded: bool) -> None:
             migrations.upgrade(engine)
             if is_embedded:
                 migrations.allow_role_logins(engine)
+        refuse_front(engine)
         check_default_time_zone(engine, settings)
 
 
@@ -212,7 +220,25 @@ def run_collector_process(
         _database(settings, "collect", stop) as engine,
         serve_metrics(settings, captures=True),
     ):
+        _refuse_front_soon(engine)
         run_while_leased(settings, engine, stop, starter, clock=clock)
+
+
+def _refuse_front_soon(engine: Engine) -> None:
+    """Raise UsageError on a front, if the database answers soon: capture does not wait for it."""
+    answer = Future[None]()
+
+    def ask() -> None:
+        try:
+            if migrations.current_revision(engine) == head_revision():
+                refuse_front(engine)
+            answer.set_result(None)
+        except BaseException as error:  # noqa: BLE001  # raised again by ``result``
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, name="refuse-front", daemon=True).start()
+    with suppress(ConnectionLost, NotAllowed, TimeoutError):
+        answer.result(FIRST_ANSWER_TIMEOUT_SECONDS)
 
 
 def run_loader_process(settings: Settings, stop: threading.Event) -> None:

@@ -47,7 +47,7 @@ WHERE j.cell = ANY (%s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CellStatus:
+class CellState:
     """How a cell is. ``away``: why it can't be read; '' if it can, and then the rest is known.
 
     Lags are in seconds, None if a source in service never got there, or there is none.
@@ -66,6 +66,13 @@ class CellStatus:
     failing_jobs: int = 0
 
 
+def describe_revision(status: CellState) -> str:
+    """What to do about a cell that was upgraded since it joined; '' if it was not."""
+    if status.revision in {"", status.joined_revision}:
+        return ""
+    return f"now at revision {status.revision}: join it again"
+
+
 def joined_cells(connection: psycopg.Connection) -> Sequence[str]:
     """The cells of this front; none where it is none. Ends the transaction."""
     try:
@@ -76,8 +83,12 @@ def joined_cells(connection: psycopg.Connection) -> Sequence[str]:
         connection.rollback()
 
 
-def ask_cells(connect: Callable[[], psycopg.Connection]) -> list[CellStatus]:
-    """The status of each cell of a front, in some seconds. ``connect``: to the front.
+def ask_cells(
+    connect: Callable[[], psycopg.Connection], seconds: float | None = None
+) -> list[CellState]:
+    """The status of each cell of a front; none where it is no front. ``connect``: to the front.
+
+    A cell that takes longer than so many ``seconds`` does not answer.
 
     Raises ConnectionLost where the front itself does not answer.
     """
@@ -85,32 +96,33 @@ def ask_cells(connect: Callable[[], psycopg.Connection]) -> list[CellStatus]:
         names = joined_cells(connection)
     if not names:
         return []
-    [together] = _answers([_ask(connect, names)])
+    seconds = seconds or ANSWER_SECONDS
+    [together] = _answers([_ask(connect, names, seconds)], seconds)
     if not isinstance(together, str):
         return together
-    statuses: list[CellStatus] = []
+    statuses: list[CellState] = []
     for at in range(0, len(names), MOST_ASKED):
         asked = names[at : at + MOST_ASKED]
-        answers = _answers([_ask(connect, [name]) for name in asked])
+        answers = _answers([_ask(connect, [name], seconds) for name in asked], seconds)
         for name, answer in zip(asked, answers, strict=True):
-            statuses += [CellStatus(cell=name, away=answer)] if isinstance(answer, str) else answer
+            statuses += [CellState(cell=name, away=answer)] if isinstance(answer, str) else answer
     return statuses
 
 
 def _ask(
-    connect: Callable[[], psycopg.Connection], names: Sequence[str]
-) -> Future[list[CellStatus]]:
+    connect: Callable[[], psycopg.Connection], names: Sequence[str], seconds: float
+) -> Future[list[CellState]]:
     """Ask cells in a thread: cancelling a statement that waits for one may take long, too."""
     with lost_connections():
         connection = connect()
-    answer = Future[list[CellStatus]]()
+    answer = Future[list[CellState]]()
 
     def read() -> None:
         try:
             with lost_connections(), closing(connection):
                 connection.execute(
                     "SELECT set_config('statement_timeout', %s, true)",
-                    [f"{round(1000 * ANSWER_SECONDS)}ms"],
+                    [f"{round(1000 * seconds)}ms"],
                 )
                 with connection.cursor(row_factory=dict_row) as cursor:
                     rows = cursor.execute(_STATUSES, [list(names)]).fetchall()
@@ -122,28 +134,27 @@ def _ask(
     return answer
 
 
-def _answers(asked: Collection[Future[list[CellStatus]]]) -> list[list[CellStatus] | str]:
+def _answers(
+    asked: Collection[Future[list[CellState]]], seconds: float
+) -> list[list[CellState] | str]:
     """The statuses, or why there are none."""
-    done = wait(asked, ANSWER_SECONDS + 0.5).done
-    return [_answer(future) if future in done else _nothing() for future in asked]
+    done = wait(asked, seconds + 0.5).done
+    nothing = f"nothing came within {seconds:g} s"
+    return [_answer(future, nothing) if future in done else nothing for future in asked]
 
 
-def _answer(future: Future[list[CellStatus]]) -> list[CellStatus] | str:
+def _answer(future: Future[list[CellState]], nothing: str) -> list[CellState] | str:
     try:
         return future.result()
     except CellAway as error:
         return error.reason
     except (AccountingError, psycopg.Error) as error:
         if isinstance(error.__cause__, QueryCanceled):
-            return _nothing()
+            return nothing
         return str(error).splitlines()[0]
 
 
-def _nothing() -> str:
-    return f"nothing came within {ANSWER_SECONDS:g} s"
-
-
-def _status(row: Mapping[str, Any]) -> CellStatus:
+def _status(row: Mapping[str, Any]) -> CellState:
     away = ""
     if row["member"] is None:
         away = "its database belongs to no front any more: let it join again"
@@ -151,7 +162,7 @@ def _status(row: Mapping[str, Any]) -> CellStatus:
         away = f"its database is now the cell '{row['member']}' of a front: see its URL"
     elif row["installation"] != row["front_installation"]:
         away = "its database has another identity key: see its URL"
-    return CellStatus(
+    return CellState(
         cell=row["cell"],
         away=away,
         joined_revision=row["joined_revision"],

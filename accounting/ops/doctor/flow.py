@@ -13,9 +13,12 @@ from accounting.ops.monitoring.health import (
     MAX_CLOCK_ERROR_SECONDS,
     SECOND,
     capture_problems,
+    cell_faults,
+    cell_problems,
     cell_warnings,
     clock_offsets,
     database_problems,
+    describe_cell,
     describe_gaps,
     describe_offset,
     format_duration,
@@ -31,9 +34,16 @@ from accounting.ops.monitoring.status_queries import DatabaseStatus
 from accounting.plurals import counted
 
 COMPONENT: Final = "events"
+CELLS: Final = "cells"
 QUIET_SECONDS: Final = 3600
 REJECTED_SHARE: Final = 0.01
 SOURCE_STALE_SECONDS: Final = 600
+_NO_SOURCE: Final = warning(
+    COMPONENT,
+    "sources",
+    "no source was ever captured",
+    "run `turn-accounting collect` beside each Redis that coturn publishes to",
+)
 WEBHOOK_LIBRARIES: Final = ("certifi", "httpcore", "standardwebhooks")
 
 
@@ -44,13 +54,11 @@ def check_flow(snapshot: Snapshot) -> Iterator[Finding]:
     database = snapshot.database
     if database is None or not database.is_at_head:
         return
-    if snapshot.spool is None and not database.sources and not database.is_front:
-        yield warning(
-            COMPONENT,
-            "sources",
-            "no source was ever captured",
-            "run `turn-accounting collect` beside each Redis that coturn publishes to",
-        )
+    if database.is_front:
+        yield from _check_cell_states(database)
+        yield from _check_cells(database)
+    elif snapshot.spool is None and not database.sources:
+        yield _NO_SOURCE
     problems = list(database_problems(database))
     for problem in problems:
         yield error(
@@ -61,23 +69,49 @@ def check_flow(snapshot: Snapshot) -> Iterator[Finding]:
             "lock with pg_terminate_backend(), or its program",
         )
     if not problems:
-        yield ok(COMPONENT, "books", "loading and settling keep up")
+        keeps_up = "loading and settling keep up" if not database.is_front else "jobs keep up"
+        yield ok(COMPONENT, "books", keeps_up)
     for problem in set_aside_problems(database):
         observed, _, advice = problem.rpartition(": ")
         yield error(COMPONENT, "set-aside", observed, advice)
+    if not database.is_front:
+        yield from _check_sources(snapshot, database)
+    yield from _check_webhooks(database)
+    if database.limits:
+        yield _check_limits(database)
+
+
+def _check_sources(snapshot: Snapshot, database: DatabaseStatus) -> Iterator[Finding]:
+    """What a front does not have: sources, and what came of them."""
     yield from _check_other_sources(snapshot)
     yield _check_gaps(database)
     yield from _check_clocks(snapshot)
     yield from _check_notices(database)
     yield _check_rejected(database)
     yield _check_unattributed(database)
-    yield from _check_webhooks(database)
-    yield from _check_cells(database)
-    if database.limits:
-        yield _check_limits(database)
     for sentence in silence_warnings(database.silent_threads, snapshot.taken_at):
         observed, _, advice = sentence.rpartition(": ")
         yield warning(COMPONENT, "silence", observed, advice)
+
+
+def _check_cell_states(database: DatabaseStatus) -> Iterator[Finding]:
+    """The cells of a front, each in short."""
+    for problem in cell_problems(database):
+        yield error(
+            CELLS,
+            "reachable",
+            problem,
+            "start its Postgres, or correct its URL with `turn-accounting front join`; until then "
+            "its periods do not close here, and reads fail or lack it (ACCOUNTING_CELLS_AWAY)",
+        )
+    faulty = set()
+    for sentence in cell_faults(database):
+        observed, _, advice = sentence.rpartition(": ")
+        faulty.add(observed.split(": ")[0])
+        yield warning(CELLS, "health", observed, advice)
+    for cell in database.cell_states:
+        if not cell.away and f"cell '{cell.cell}'" not in faulty:
+            yield ok(CELLS, "health", describe_cell(cell))
 
 
 def _check_capture(snapshot: Snapshot) -> Iterator[Finding]:

@@ -42,8 +42,9 @@ def examine(
     """Examine everything; yield findings as they come. A URL is None where no server runs."""
     with SnapshotReader(settings, lambda: database_url) as reader:
         snapshot = reader.read()
-    yield from _examine_redis(settings, redis_url, snapshot, database_url)
-    yield from check_spool(snapshot, probe_spool(snapshot))
+    if snapshot.database is None or not snapshot.database.is_front:  # a front captures nothing
+        yield from _examine_redis(settings, redis_url, snapshot, database_url)
+        yield from check_spool(snapshot, probe_spool(snapshot))
     yield from _examine_postgres(settings, database_url, snapshot)
     yield from check_flow(snapshot)
     yield from check_page(settings)

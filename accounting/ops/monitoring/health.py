@@ -16,6 +16,7 @@ from accounting.ops import servers
 from accounting.ops.monitoring.snapshot import Snapshot, SnapshotReader
 from accounting.ops.monitoring.status_queries import DatabaseStatus, RealmStatus, SilentThread
 from accounting.plurals import counted
+from accounting.reporting.cells import CellState, describe_revision
 
 MAX_CAPTURE_LAG_SECONDS: Final = 60
 """Capture writes a checkpoint every second."""
@@ -69,9 +70,11 @@ def evaluate(snapshot: Snapshot, *, captures: bool) -> Health:
     warnings = list(clock_warnings(snapshot))
     if snapshot.database is not None:
         problems += database_problems(snapshot.database)
+        problems += cell_problems(snapshot.database)
         if snapshot.database.is_at_head:
             problems += identity_problems(snapshot.database)
             problems += set_aside_problems(snapshot.database)
+        warnings += cell_faults(snapshot.database)
         warnings += gap_warnings(snapshot.database)
         warnings += webhook_warnings(snapshot.database)
         warnings += cell_warnings(snapshot.database)
@@ -144,6 +147,50 @@ def database_problems(database: DatabaseStatus) -> Iterator[str]:
                 f"job {job.job} has not run for {format_duration(job.blocked_seconds)}: "
                 f"{job.blocked_by}"
             )
+
+
+def cell_problems(database: DatabaseStatus) -> Iterator[str]:
+    """A sentence for each cell of a front that can't be read as it should be."""
+    for cell in database.cell_states:
+        if cell.away:
+            yield f"cell '{cell.cell}' does not answer: {cell.away}"
+        elif revision := describe_revision(cell):
+            yield f"cell '{cell.cell}': {revision}"
+
+
+def cell_faults(database: DatabaseStatus) -> Iterator[str]:
+    """What is wrong in the cells of a front, in short: their own health has it in full."""
+    for cell in database.cell_states:
+        parts = list(_faults(cell))
+        if parts:
+            yield f"cell '{cell.cell}': {', '.join(parts)}: run `turn-accounting doctor` there"
+
+
+def _faults(cell: CellState) -> Iterator[str]:
+    if cell.away:
+        return
+    if abs(cell.clock_ahead_seconds) > MAX_CLOCK_ERROR_SECONDS:
+        side = "ahead of" if cell.clock_ahead_seconds > 0 else "behind"
+        yield f"its clock is {abs(cell.clock_ahead_seconds):.2f} s {side} the front's"
+    for stage, lag, limit in (
+        ("captured", cell.captured_lag_seconds, MAX_CAPTURE_LAG_SECONDS),
+        ("settled", cell.settled_lag_seconds, MAX_STAGE_LAG_SECONDS),
+    ):
+        if cell.sources and (lag is None or lag > limit):
+            until = "never" if lag is None else f"until {format_duration(lag)} ago"
+            yield f"{stage} {until}"
+    if cell.open_gaps:
+        yield counted(cell.open_gaps, "open gap")
+    if cell.failing_jobs:
+        yield counted(cell.failing_jobs, "failing job")
+
+
+def describe_cell(cell: CellState) -> str:
+    """A cell that answers and lacks nothing."""
+    sources = counted(cell.sources, "source")
+    lag = cell.captured_lag_seconds
+    until = "" if lag is None else f", captured until {format_duration(lag)} ago"
+    return f"cell '{cell.cell}': {sources}{until}"
 
 
 def describe_gaps(database: DatabaseStatus) -> str:

@@ -57,6 +57,7 @@ class _SnapshotCollector(Collector):
             yield from _limit_metrics(database)
             yield from _job_metrics(database)
             yield from _webhook_metrics(database)
+            yield from _cell_metrics(database)
 
 
 def _gauge(name: str, text: str, rows: Iterable[Row], *labels: str) -> Metric:
@@ -275,6 +276,32 @@ def _realm_metrics(database: DatabaseStatus) -> Iterator[Metric]:
             for realm in realms
         ),
         "realm",
+    )
+
+
+def _cell_metrics(database: DatabaseStatus) -> Iterator[Metric]:
+    """Of a front, which has no sources of its own."""
+    cells = database.cell_states
+    answering = [cell for cell in cells if not cell.away]
+    yield _gauge(
+        "cell_up",
+        "Of a front: whether the cell answers, and is the one that joined.",
+        ((cell.cell, int(not cell.away)) for cell in cells),
+        "cell",
+    )
+    for stage, lag in (("captured", "captured_lag_seconds"), ("settled", "settled_lag_seconds")):
+        yield _gauge(
+            f"cell_{lag}",
+            f"Age of the time until which all sources in service of the cell are {stage}; +Inf "
+            "before the first.",
+            ((cell.cell, _lag(getattr(cell, lag))) for cell in answering if cell.sources),
+            "cell",
+        )
+    yield _gauge(
+        "cell_clock_offset_seconds",
+        "How far the clock of the cell's database is ahead of the front's.",
+        ((cell.cell, cell.clock_ahead_seconds) for cell in answering),
+        "cell",
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Engine, select, text
 
-from accounting.db.engine import lost_connections
+from accounting.db.engine import lost_connections, private_connection
 from accounting.db.migrations import current_revision
 from accounting.db.queries import Queries
 from accounting.db.revisions import head_revision
@@ -20,12 +20,15 @@ from accounting.db.schema import job_runs, message_counts, sources
 from accounting.db.schema.limits import REALM_KEY
 from accounting.domain.calendar import to_micros
 from accounting.reporting import view_queries
+from accounting.reporting.cells import CellState, ask_cells
 from accounting.sessions.relay_threads import read_statuses
 
 _QUERIES: Final = Queries("accounting.ops")
 
 STATEMENT_TIMEOUT: Final = "3s"
 MICROSECONDS: Final = 1_000_000
+CELL_SECONDS: Final = 1.5
+"""How long a cell of a front has to answer: with the database itself, less than a snapshot has."""
 USAGE_DELTAS_LIMIT: Final = 100_000
 SET_ASIDE_LIMIT: Final = 10_000
 LIMITS_REACHED_LIMIT: Final = 10_000
@@ -201,9 +204,11 @@ class DatabaseStatus:
     """The state of the database. ``usage_deltas`` counts up to USAGE_DELTAS_LIMIT.
 
     With another ``revision`` than this version's, all other fields are empty.
+    ``cell_states``: of a front, which has no sources of its own.
     """
 
     revision: str | None
+    cell_states: tuple[CellState, ...] = ()
     sources: tuple[SourceStatus, ...] = ()
     notices: tuple[SourceNotice, ...] = ()
     gaps: tuple[GapCount, ...] = ()
@@ -233,6 +238,11 @@ def read_database_status(engine: Engine) -> DatabaseStatus:
     revision = current_revision(engine)
     if revision != head_revision():
         return DatabaseStatus(revision=revision)
+    with lost_connections(), engine.connect() as connection:
+        is_front = connection.execute(_QUERIES.text("is_front")).scalar_one()
+    cell_states: tuple[CellState, ...] = ()
+    if is_front:
+        cell_states = tuple(ask_cells(lambda: private_connection(engine), CELL_SECONDS))
     with lost_connections(), engine.connect() as connection, connection.begin():
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
         connection.execute(
@@ -241,12 +251,12 @@ def read_database_status(engine: Engine) -> DatabaseStatus:
         )
         source_rows = connection.execute(_QUERIES.text("source_statuses")).all()
         realm_rows = connection.execute(_QUERIES.text("realm_statuses"))
-        is_front = connection.execute(_QUERIES.text("is_front")).scalar_one()
         # A cell's own monitoring has them; and of one that is away this would read nothing.
         notices = () if is_front else connection.exec_driver_sql(view_queries.source_notices().text)
         job_rows = connection.execute(select(job_runs).order_by("job"))
         return DatabaseStatus(
             revision=revision,
+            cell_states=cell_states,
             sources=tuple(_to_status(SourceStatus, row) for row in source_rows),
             notices=tuple(SourceNotice(*row) for row in notices),
             gaps=tuple(GapCount(*row) for row in connection.execute(_QUERIES.text("count_gaps"))),
@@ -254,7 +264,7 @@ def read_database_status(engine: Engine) -> DatabaseStatus:
                 RecentGaps(*row) for row in connection.execute(_QUERIES.text("recent_gaps"))
             ),
             message_counts=_message_counts(connection),
-            realms=tuple(_to_status(RealmStatus, row) for row in realm_rows),
+            realms=() if is_front else tuple(_to_status(RealmStatus, row) for row in realm_rows),
             limits=tuple(
                 LimitStatus(*row)
                 for row in connection.execute(
