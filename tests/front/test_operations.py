@@ -119,7 +119,7 @@ def test_the_doctor_has_a_finding_for_each_cell(front: Front, link: CellLink) ->
     errors = [finding for finding in findings if finding["level"] == "error"]
     assert [finding["subject"] for finding in errors] == ["cells"]
     assert "cell 'north' does not answer" in errors[0]["seen"]
-    assert {finding["subject"] for finding in findings} == {"cells", "events", "page"}
+    assert {finding["subject"] for finding in findings} == {"cells", "events", "zones", "addresses"}
     [south] = [finding for finding in findings if "cell 'south'" in finding["seen"]]
     assert (south["level"], south["seen"][:24]) == ("ok", "cell 'south': 1 source, c")
 
