@@ -14,7 +14,7 @@ from accounting.ops.monitoring.metrics import render_metrics
 from accounting.ops.monitoring.snapshot import Snapshot, SnapshotReader
 from accounting.ops.registry import JOBS
 from accounting.ops.scheduler import run_job
-from accounting.reporting.cells import CellStatus
+from accounting.reporting.cells import CellState
 from accounting.usage.limits.limit_rules import set_limit
 from accounting.webhooks.endpoints import add_endpoint
 from tests.support.books import WRITER, Books, channel, status_payload, traffic_payload
@@ -84,16 +84,18 @@ def fill_every_metric(books: Books) -> None:
     )
 
 
+def with_cell(snapshot: Snapshot) -> Snapshot:
+    """The snapshot with a cell that answers, as a front has it."""
+    assert snapshot.database is not None
+    cell = CellState(cell="north", sources=1, captured_lag_seconds=1, settled_lag_seconds=1)
+    return replace(snapshot, database=replace(snapshot.database, cell_states=(cell,)))
+
+
 def labels_of_metrics(snapshot: Snapshot) -> dict[str, set[str]]:
-    """The names of the labels of each metric that has a sample, also of those of a front."""
-    if snapshot.database is not None:
-        cell = CellStatus(
-            cell="north", sources=1, captured_lag_seconds=1.0, settled_lag_seconds=1.0
-        )
-        snapshot = replace(snapshot, database=replace(snapshot.database, cells=(cell,)))
+    """The names of the labels of each metric that has a sample."""
     return {
         sample.name: set(sample.labels)
-        for family in text_string_to_metric_families(render_metrics(snapshot).decode())
+        for family in text_string_to_metric_families(render_metrics(with_cell(snapshot)).decode())
         for sample in family.samples
     }
 

@@ -26,7 +26,7 @@ from tests.support.books import (
     cloned_database,
     make_template,
 )
-from tests.support.monitoring import fill_every_metric, read_snapshot
+from tests.support.monitoring import fill_every_metric, read_snapshot, with_cell
 from tests.support.servers import PostgresServer
 
 DIRECTORY: Final = Path(__file__).resolve().parents[2] / "docs/reference"
@@ -174,8 +174,9 @@ FROM pg_proc WHERE pronamespace = 'reporting'::regnamespace ORDER BY proname
 def metrics(books: Books) -> Iterator[str]:
     """Every metric with its labels, as a scrape of busy books shows them."""
     fill_every_metric(books)
+    page = render_metrics(with_cell(read_snapshot(books)))
     rows = []
-    for family in text_string_to_metric_families(render_metrics(read_snapshot(books)).decode()):
+    for family in text_string_to_metric_families(page.decode()):
         if family.name.startswith("process_"):
             continue
         assert family.samples, f"these books have nothing for {family.name}: its labels are unknown"
