@@ -6,6 +6,7 @@ Of an ordinary database it is :mod:`accounting.audit.verify` and nothing else.
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
+from itertools import chain
 from typing import Final
 
 from sqlalchemy import Connection, Engine
@@ -14,8 +15,10 @@ from accounting.audit.differences import Difference
 from accounting.audit.verify import VerifyResult, verify
 from accounting.db.engine import lost_connections
 from accounting.db.queries import Queries
+from accounting.domain.calendar import from_micros
 from accounting.errors import unknown_name, unknown_period
 from accounting.front.cells import is_front, open_cell, read_cells
+from accounting.front.peaks import recount_peaks
 from accounting.progress import Progress, no_progress
 
 _QUERIES: Final = Queries("accounting.front")
@@ -56,9 +59,27 @@ def verify_installation(
         summary.sessions += of_cell.sessions
         summary.differences += of_cell.differences
         summary.partly_dropped += of_cell.partly_dropped
-    for difference in _front_differences(engine, realm, period):
+    for difference in chain(
+        _front_differences(engine, realm, period),
+        _peak_differences(engine, realm) if period is None else (),
+    ):
         summary.differences += 1
         yield difference
+
+
+def _peak_differences(engine: Engine, realm: str | None) -> Iterator[Difference]:
+    """The peaks that another count gives: all of a realm's hours, so not for one period."""
+    for peak in recount_peaks(engine, realm):
+        yield Difference(
+            realm=peak.realm,
+            period=None,
+            what="front_peaks",
+            kind="differs",
+            starts_at=from_micros(peak.starts_at),
+            column=f"{peak.dimension} {peak.name}".strip(),
+            booked=str(peak.stored),
+            recomputed=str(peak.recounted),
+        )
 
 
 def _check_names(connection: Connection, realm: str | None, period: date | None) -> None:

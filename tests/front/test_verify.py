@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from accounting.errors import UsageError
+from accounting.front.peaks import count_peaks
 from accounting.front.verify import verify_installation
 from tests.support.books import Books
 from tests.support.fronts import HOUR, Front, call, open_front
@@ -68,4 +69,14 @@ def test_a_changed_line_of_a_cell_is_found_in_the_cell_and_on_the_front(closed: 
     assert "statements differs sent_bytes" in differences
     assert any(text.startswith("statements of cell south differs") for text in differences)
     change(closed.cells["south"], statement.format("-"))
+    assert found(closed) == []
+
+
+def test_a_changed_peak_is_found(closed: Front) -> None:
+    count_peaks(closed.books.engine)
+    assert found(closed) == []
+    change = "UPDATE accounting.front_peaks SET peak_sessions = peak_sessions {} 1 RETURNING 1"
+    assert closed.books.query(change.format("+"))
+    assert set(found(closed)) == {"front_peaks differs realm", "front_peaks differs transport UDP"}
+    closed.books.query(change.format("-"))
     assert found(closed) == []
