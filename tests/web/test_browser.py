@@ -428,7 +428,6 @@ def test_live_figures_refresh_by_themselves(browser: Browser, site: Site) -> Non
 def test_a_phone_shows_whose_a_session_is_without_scrolling(browser: Browser, site: Site) -> None:
     with browser.new_context(viewport=PHONE) as context:
         page, _ = open_page(context, site.address)
-        page.set_default_timeout(5_000)
         page.goto(f"{site.address}/sessions?user=alice")
         box = page.get_by_role("group", name="Sessions", exact=True).bounding_box()
         user = page.locator("td", has=page.get_by_role("link", name="alice")).first.bounding_box()
