@@ -122,6 +122,17 @@ def test_a_backup_deletes_old_ones_only_when_it_is_complete(books: Books, dumps:
     assert set(dumps.iterdir()) == {recent, other, Path(made.stdout.strip())}
 
 
+def test_a_backup_leaves_room_on_its_disk(books: Books, dumps: Path) -> None:
+    """It may be that of a spool, and a full one stops capture."""
+    last = dumps / "turn-accounting-2026-11-27T021500Z.dump"
+    last.touch()
+    os.truncate(last, 10**15)  # it has holes only
+    refused = run(BACKUP, books, dumps)
+    assert refused.returncode == 1
+    assert f"a dump may need {10**15 * 3 // 2}: make room" in refused.stderr
+    assert [*dumps.iterdir()] == [last]
+
+
 def test_a_drill_fails_with_a_damaged_dump_and_leaves_no_database(
     filled_books: Books, dumps: Path
 ) -> None:
