@@ -106,7 +106,7 @@ FROM (
             OFFSET 0
         ) s
         WHERE s.source_id = c.source_id AND s.confirmed
-            -- An expired session ended at its last sign of life, but was open until its expiry.
+            -- An expired session ended at its last report, but was open until its expiry.
             AND (s.ended_at IS NULL OR s.ended_at >= c.from_at
                 OR (s.end_cause = 'expired' AND s.expires_at >= c.from_at))
     ) e ON true
