@@ -21,9 +21,9 @@ def check_limits(
     which are empty again afterwards.
     """
     with connection.begin_nested() as savepoint:
-        evaluation.stage_realm(connection, differences.rules[realm_id], realm_id)
-        states = limit_queries.find_wrong_states(connection)
-        checks = limit_queries.find_late_checks(connection)
+        limited = evaluation.stage_realm(connection, differences.rules[realm_id], realm_id)
+        states = limit_queries.find_wrong_states(connection) if limited.lengths else []
+        checks = limit_queries.find_late_checks(connection) if limited.lengths else []
         savepoint.rollback()
     for state in states:
         if _is_within(bounds, state.starts_at):

@@ -106,20 +106,25 @@ def test_an_export_to_a_store_is_that_to_a_directory(
 ) -> None:
     """The same bytes, also over an earlier export; ``export check`` reads the store."""
     close_november(books)
-    database = {"database_url": books.url(READER)}
-    assert turn_accounting(*STATEMENTS, "--output", str(tmp_path), **database).code == 0
+    export(books, open_place(str(tmp_path)))
     url = f"{store.url}/a b/\u00fc"
     names = [f"{FILE}", MANIFEST]
-    for content in (b"", b"older"):
-        if content:
-            store.write(f"a b/\u00fc/{FILE}", content)
-            store.write(f"a b/\u00fc/{MANIFEST}", b"{}")
-        result = turn_accounting(*STATEMENTS, "--output", f"{url}/", **database)
-        assert result == (0, "".join(f"{url}/{name}\n" for name in names), "")
+
+    def is_exported() -> bool:
         assert store.names() == [f"a b/\u00fc/{name}" for name in names]
-        for name in names:
-            assert store.read(f"a b/\u00fc/{name}") == (tmp_path / name).read_bytes()
-    assert turn_accounting("export", "check", f"{url}/{MANIFEST}") == (0, "", "")
+        return all(
+            store.read(f"a b/\u00fc/{name}") == (tmp_path / name).read_bytes() for name in names
+        )
+
+    result = turn_accounting(*STATEMENTS, "--output", f"{url}/", database_url=books.url(READER))
+    assert result == (0, "".join(f"{url}/{name}\n" for name in names), "")
+    assert is_exported()
+    store.write(f"a b/\u00fc/{FILE}", b"older")
+    store.write(f"a b/\u00fc/{MANIFEST}", b"{}")
+    assert not is_exported()
+    export(books, open_place(f"{url}/"))
+    assert is_exported()
+    assert check_export(f"{url}/{MANIFEST}") == []
     store.write(f"a b/\u00fc/{FILE}", b"flipped")
     changed = turn_accounting("export", "check", f"{url}/{MANIFEST}")
     assert changed.code == 1
@@ -291,7 +296,7 @@ def test_a_process_killed_in_an_upload_leaves_no_half_file_and_no_manifest(
         whole = turn_accounting(*STATEMENTS, database_url=books.url(READER)).out.encode()
         assert s3.read(FILE) == (b"older" if moment == FILE else whole)
         proxy.fault = lambda *_: None
-        assert turn_accounting(*arguments, database_url=books.url(READER)).code == 0
+        export(books, s3.place())
         assert s3.read(FILE) == whole
         assert check_export(f"{s3.url}/{MANIFEST}") == []
 
