@@ -305,6 +305,8 @@ class Settings(BaseModel):
                     values[name] = mask_url(secret.get_secret_value())
                 case tuple() as names:
                     values[name] = ",".join(names)
+                case bool() as is_on:
+                    values[name] = str(is_on).lower()  # as in TOML
                 case value:
                     values[name] = str(value)
         return values

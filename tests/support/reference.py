@@ -120,6 +120,8 @@ def settings(_books: Books) -> Iterator[str]:
     rows = []
     for name, field in Settings.model_fields.items():
         default = field.default
+        if isinstance(default, bool):
+            default = str(default).lower()
         shown = "" if default in (None, PydanticUndefined, "", ()) else f"`{default}`"
         also = f" (or `{environment_variable(name)}_FILE`)" if name in SECRETS else ""
         rows.append((f"`{environment_variable(name)}`{also}", shown, str(field.description)))
