@@ -152,8 +152,8 @@ def views(books: Books) -> Iterator[str]:
 
 
 PUBLIC_FUNCTIONS: Final = {
-    "feed_advance", "feed_cursor", "feed_history", "feed_source", "nearest_to_limit",
-    "possible_user_keys", "user_peak_sessions",
+    "feed_advance", "feed_cursor", "feed_history", "feed_source", "known_realms",
+    "nearest_to_limit", "possible_user_keys", "user_peak_sessions",
 }  # fmt: skip
 _COLUMNS: Final = """
 SELECT c.relname AS view, obj_description(c.oid) AS view_comment, a.attname AS name,
