@@ -1,8 +1,6 @@
 """Retain drops reports only when nothing billed can be lost with them."""
 
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +19,14 @@ from accounting.billing.close_period import close_periods
 from accounting.capture.spool.records import RawKeySighting
 from accounting.domain.session_fold import KeyFold
 from accounting.errors import AccountingError
-from tests.support.books import WRITER, Books, channel, cloned_database
+from tests.support.books import (
+    WRITER,
+    Books,
+    BooksTemplate,
+    books_template,
+    channel,
+    copied_books,
+)
 from tests.support.command import turn_accounting
 from tests.support.corruptions import corrupt, difference_key
 from tests.support.coturn_messages import OTHER_SERVER_ADDRESS, FakeAllocation
@@ -50,50 +55,38 @@ def blockers_by_day(books: Books, days: int = DAYS_TO_DROP_ALL) -> list[tuple[st
     return blockers
 
 
-Template = tuple[str, Path]
-"""The name of a database, and the directory of its spools."""
-
-
-@contextmanager
-def copied_books(server: PostgresServer, template: Template, directory: Path) -> Iterator[Books]:
-    spools = directory / "spools"
-    shutil.copytree(template[1], spools)
-    with cloned_database(server, template[0]) as name:
-        books = Books(server, name, spools)
-        yield books
-        books.close()
-
-
 @pytest.fixture(scope="module")
 def closed_template(
     postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Template]:
+) -> Iterator[BooksTemplate]:
     directory = tmp_path_factory.mktemp("closed")
-    with cloned_database(postgres_server) as name:
-        books = Books(postgres_server, name, directory)
-        receive_two_days(books)
-        run_jobs_and_close(books)
-        books.close()
-        yield name, directory
+    with books_template(postgres_server, directory, close_two_days) as template:
+        yield template
 
 
 @pytest.fixture(scope="module")
 def half_dropped_template(
-    postgres_server: PostgresServer,
-    closed_template: Template,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Template]:
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BooksTemplate]:
     directory = tmp_path_factory.mktemp("half")
-    with copied_books(postgres_server, closed_template, directory) as books:
-        assert retain(books.engine, DAYS_TO_DROP_ONE) == 1
-        assert kept_days(books) == [3, 4]
-        books.close()
-        yield books.name, books.directory
+    with books_template(postgres_server, directory, drop_first_day) as template:
+        yield template
+
+
+def close_two_days(books: Books) -> None:
+    receive_two_days(books)
+    run_jobs_and_close(books)
+
+
+def drop_first_day(books: Books) -> None:
+    close_two_days(books)
+    assert retain(books.engine, DAYS_TO_DROP_ONE) == 1
+    assert kept_days(books) == [3, 4]
 
 
 @pytest.fixture
 def closed_books(
-    postgres_server: PostgresServer, closed_template: Template, tmp_path: Path
+    postgres_server: PostgresServer, closed_template: BooksTemplate, tmp_path: Path
 ) -> Iterator[Books]:
     """Books of two days, whose period is closed."""
     with copied_books(postgres_server, closed_template, tmp_path) as books:
@@ -102,7 +95,7 @@ def closed_books(
 
 @pytest.fixture
 def half_dropped(
-    postgres_server: PostgresServer, half_dropped_template: Template, tmp_path: Path
+    postgres_server: PostgresServer, half_dropped_template: BooksTemplate, tmp_path: Path
 ) -> Iterator[Books]:
     """Books without the first day's reports, whose sessions go on after it."""
     with copied_books(postgres_server, half_dropped_template, tmp_path) as books:

@@ -8,7 +8,6 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from tests.support.billing_scenarios import close_november
 from tests.support.books import READER, Books
 from tests.support.command import turn_accounting
 
@@ -36,15 +35,14 @@ def container() -> dict[str, Any]:
 
 @pytest.mark.parametrize("platform", ["systemd", "kubernetes"])
 def test_the_nightly_command_exports_closed_statements(
-    books: Books, tmp_path: Path, platform: str
+    november_books: Books, tmp_path: Path, platform: str
 ) -> None:
-    close_november(books)
     arguments = systemd_command() if platform == "systemd" else container()["args"]
     names = {"${EXPORT_OUTPUT}", "$(EXPORT_OUTPUT)"}
     command = [str(tmp_path) if word in names else word for word in arguments]
     assert command != arguments
     for _night in range(2):
-        result = turn_accounting(*command, database_url=books.url(READER))
+        result = turn_accounting(*command, database_url=november_books.url(READER))
         assert result.code == 0, result.err
     assert [path.name for path in tmp_path.rglob("*.parquet")] == ["statements.parquet"]
 
