@@ -20,10 +20,12 @@ def check_limits(
     ``bounds``: only of buckets and hours that start within them. Writes nothing but scratch tables,
     which are empty again afterwards.
     """
+    if not limit_queries.limited_lengths(connection, [realm_id]):
+        return
     with connection.begin_nested() as savepoint:
-        limited = evaluation.stage_realm(connection, differences.rules[realm_id], realm_id)
-        states = limit_queries.find_wrong_states(connection) if limited.lengths else []
-        checks = limit_queries.find_late_checks(connection) if limited.lengths else []
+        evaluation.stage_realm(connection, differences.rules[realm_id], realm_id)
+        states = limit_queries.find_wrong_states(connection)
+        checks = limit_queries.find_late_checks(connection)
         savepoint.rollback()
     for state in states:
         if _is_within(bounds, state.starts_at):
