@@ -123,29 +123,39 @@ JOBS: Final[Mapping[str, Job]] = {
             "never billed, and verified reports, whole days at a time",
             unit="records",
             every_seconds=3600.0,
-            run=lambda engine: _retain(engine, PruneLimits(), None),
+            run=lambda engine: _retain(engine, PruneLimits(), None, None),
             preview=lambda engine: preview(engine, None),
         ),
     )
 }
 
 
-def _retain(engine: Engine, limits: PruneLimits, report_retention_days: int | None) -> int:
+def _retain(
+    engine: Engine,
+    limits: PruneLimits,
+    report_retention_days: int | None,
+    report_archive: str | None,
+) -> int:
     pruned = prune(engine, limits) + prune_attempts(engine) + prune_refusals(engine)
-    return pruned + retain(engine, report_retention_days)
+    return pruned + retain(engine, report_retention_days, report_archive)
 
 
 def with_settings(
     *,
     report_retention_days: int | None,
+    report_archive: str | None,
     prune_limits: PruneLimits,
     delivery: DeliverySettings,
 ) -> Mapping[str, Job]:
-    """The jobs with the settings applied. ``report_retention_days`` None: keep reports for ever."""
+    """The jobs with the settings applied.
+
+    ``report_retention_days`` None: keep reports for ever. ``report_archive`` None: drop them
+    without an archive.
+    """
     retain_job = replace(
         JOBS["retain"],
-        run=lambda engine: _retain(engine, prune_limits, report_retention_days),
-        preview=lambda engine: preview(engine, report_retention_days),
+        run=lambda engine: _retain(engine, prune_limits, report_retention_days, report_archive),
+        preview=lambda engine: preview(engine, report_retention_days, report_archive),
     )
     webhooks_job = replace(
         JOBS["webhooks"],

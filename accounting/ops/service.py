@@ -266,6 +266,7 @@ def configured_jobs(settings: Settings) -> Mapping[str, Job]:
     """The jobs by name, as the settings have them."""
     return with_settings(
         report_retention_days=settings.report_retention_days,
+        report_archive=settings.report_archive,
         prune_limits=PruneLimits(
             unattributed_days=settings.unattributed_retention_days,
             unattributed_sessions=settings.unattributed_sessions,
