@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _QUERIES: Final = Queries("accounting.archive")
 _COLUMNS: Final = {REPORTS: REPORT_COLUMNS, KEY_SIGHTINGS: SIGHTING_COLUMNS}
+_STATEMENTS: Final = {REPORTS: "load_reports", KEY_SIGHTINGS: "load_key_sightings"}
 
 
 def load_archive(
@@ -88,7 +89,7 @@ def _stored_rows(
 
 def _copy(connection: Connection, table: str, rows: bytes) -> None:
     with psycopg_connection(connection).cursor() as cursor:
-        statement = _QUERIES.driver(f"load_{table}")
+        statement = _QUERIES.driver(_STATEMENTS[table])
         with cursor.copy(statement) as copy:
             copy.write(rows)
 

@@ -4,7 +4,7 @@ Rows are read an hour at a time, so that no sort grows with the day: the times o
 its positions. The whole day comes from one snapshot. Memory stays constant.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import date, datetime, timedelta
 from typing import Final
@@ -45,10 +45,13 @@ from accounting.progress import Progress, no_progress
 
 _QUERIES: Final = Queries("accounting.archive")
 _SLICE: Final = timedelta(hours=1)
-_TABLES: Final[tuple[tuple[str, Sequence[Column]], ...]] = (
-    (REPORTS, REPORT_COLUMNS),
-    (KEY_SIGHTINGS, SIGHTING_COLUMNS),
-)
+_CHUNK_BYTES: Final = 1 << 20
+"""COPY sends a message for each row; chunks of this size are written."""
+_TABLES: Final[Mapping[str, tuple[str, Sequence[Column]]]] = {
+    REPORTS: ("archived_reports", REPORT_COLUMNS),
+    KEY_SIGHTINGS: ("archived_key_sightings", SIGHTING_COLUMNS),
+}
+"""The statement that reads each table, and its columns."""
 
 
 def archive_day(
@@ -111,7 +114,7 @@ def _write_day(
     with place.draft(name) as manifest_draft:
         place.remove(name)
         for source in contents:
-            for table, columns in _TABLES:
+            for table, (statement, columns) in _TABLES.items():
                 rows = source.reports if table == REPORTS else source.sightings
                 if not rows:
                     continue
@@ -119,7 +122,7 @@ def _write_day(
                 with place.draft(file) as draft:
                     writer = HashingWriter(draft)
                     done = sum(entry.rows for entry in files)
-                    slices = _slices(connection, table, source.source_id, day)
+                    slices = _slices(connection, statement, source.source_id, day)
                     with closing(slices):
                         written = parquet.write_parquet(
                             columns, _with_progress(slices, progress, done, total), writer
@@ -136,25 +139,34 @@ def _write_day(
         manifest_draft.publish()
 
 
-def _slices(connection: Connection, table: str, source_id: int, day: date) -> Generator[bytes]:
+def _slices(connection: Connection, statement: str, source_id: int, day: date) -> Generator[bytes]:
     """A source's rows of a day as CSV, in order of position."""
     since, end = day_span(day)
     while since < end:
         until = since + _SLICE
-        yield from _copy(connection, table, source_id, since, until)
+        yield from _copy(connection, statement, source_id, since, until)
         since = until
 
 
 def _copy(
-    connection: Connection, table: str, source_id: int, since: datetime, until: datetime
+    connection: Connection, statement: str, source_id: int, since: datetime, until: datetime
 ) -> Iterator[bytes]:
-    statement = b"COPY (" + _QUERIES.driver(f"archived_{table}") + b") TO STDOUT (FORMAT csv)"
+    query = b"COPY (" + _QUERIES.driver(statement) + b") TO STDOUT (FORMAT csv)"
     parameters = {"source_id": source_id, "since": since, "until": until}
     with (
         psycopg_connection(connection).cursor() as cursor,
-        cursor.copy(statement, parameters) as copy,
+        cursor.copy(query, parameters) as copy,
     ):
-        yield from map(bytes, copy)
+        chunk: list[bytes] = []
+        size = 0
+        for row in copy:
+            chunk.append(bytes(row))
+            size += len(row)
+            if size >= _CHUNK_BYTES:
+                yield b"".join(chunk)
+                chunk, size = [], 0
+        if chunk:
+            yield b"".join(chunk)
 
 
 def _with_progress(
