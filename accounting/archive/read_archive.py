@@ -125,7 +125,9 @@ def _batches(local: IO[bytes], location: str) -> Iterator["pa.RecordBatch"]:
 
     try:
         with pyarrow.parquet.ParquetFile(pa.PythonFile(local, mode="r")) as parquet_file:
-            yield from parquet_file.iter_batches()
+            # iter_batches() would keep all row groups in memory.
+            for number in range(parquet_file.num_row_groups):
+                yield from parquet_file.read_row_group(number, use_threads=False).to_batches()
     except pa.ArrowException as error:
         raise ArchiveProblem(f"{location}: not readable as Parquet: {error}") from error
 

@@ -59,7 +59,7 @@ def register(app: typer.Typer) -> None:
     """Add the group ``export``."""
     group = typer.Typer(
         help=(
-            "Export usage, sessions, statements, adjustments, FOCUS or reports. "
+            "Export usage, sessions, statements, adjustments, FOCUS, reports. "
             "Exit 3: not complete yet. "
             "Without --until or --period: what there is so far."
         ),
