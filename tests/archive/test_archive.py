@@ -327,7 +327,7 @@ def test_key_sightings_are_evidence_of_an_archive_too(books: Books, place: Path)
     assert [item.kind for item in verified(books, place)[0]] == ["differs"]
 
 
-@pytest.mark.parametrize("examples", [1, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("examples", [1, pytest.param(6, marks=pytest.mark.long)])
 def test_archives_of_any_history_give_its_statements(
     postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory, examples: int
 ) -> None:
