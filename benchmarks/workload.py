@@ -22,6 +22,7 @@ GROUP_SESSIONS: Final = 3
 GROUP_INTERIMS: Final = 4  # pairs: client and peer
 GROUP_MESSAGES: Final = GROUP_SESSIONS * MESSAGES_PER_SESSION + 2 * GROUP_INTERIMS
 RELAY_THREADS: Final = 16
+TRANSPORTS: Final = (b"UDP", b"TCP", b"TLS")
 STRIDE: Final = 7919  # prime: interims visit the open sessions in another order than their start
 
 Message = tuple[bytes, bytes]
@@ -36,13 +37,14 @@ class Workload:
     """Endless messages in groups, with the counts so far.
 
     ``lifetime_seconds``: of each new and refreshed; it must be longer than half a session lasts at
-    the rate of publishing.
+    the rate of publishing. ``servers``: of several, the next one has the next transport.
     """
 
     open_sessions: int
     users: int
     realms: Sequence[bytes] = REALMS
     lifetime_seconds: int = 600
+    servers: int = 1
     started: int = 0
     ended: int = 0
     reports: int = 0
@@ -52,8 +54,8 @@ class Workload:
     _prefixes: list[bytes] = field(init=False, repr=False)
     _heads: list[bytes] = field(init=False, repr=False)
     _pairs: list[int] = field(init=False, repr=False)
-    _new: bytes = field(init=False, repr=False)
-    _refreshed: bytes = field(init=False, repr=False)
+    _new: list[bytes] = field(init=False, repr=False)
+    _refreshed: list[bytes] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._prefixes = [
@@ -63,11 +65,13 @@ class Workload:
         ]
         self._heads = [b""] * self.open_sessions  # the channel prefix of each open session
         self._pairs = [0] * self.open_sessions
-        addresses = (
-            b", type=UDP, local=192.0.2.1:3478, remote=198.51.100.7:50000, ssl=NONE, cipher=NONE"
-        )
-        self._new = b"new lifetime=%d%b" % (self.lifetime_seconds, addresses)
-        self._refreshed = b"refreshed lifetime=%d%b" % (self.lifetime_seconds, addresses)
+        statuses = [
+            b" lifetime=%d, type=%b, local=192.0.2.%d:3478, remote=198.51.100.7:50000, ssl=NONE,"
+            b" cipher=NONE" % (self.lifetime_seconds, TRANSPORTS[number % 3], 1 + number)
+            for number in range(self.servers)
+        ]
+        self._new = [b"new%b" % status for status in statuses]
+        self._refreshed = [b"refreshed%b" % status for status in statuses]
 
     def describe(self) -> str:
         return (
@@ -97,7 +101,9 @@ class Workload:
                 group += self._end(slot)
                 group.append(self._begin(slot))
                 middle = (slot + half) % size
-                group.append((self._heads[middle] + b"status", self._refreshed))
+                group.append(
+                    (self._heads[middle] + b"status", self._refreshed[middle % self.servers])
+                )
             for _ in range(GROUP_INTERIMS):
                 slot = self._interim
                 self._interim = (slot + STRIDE) % size
@@ -133,7 +139,7 @@ class Workload:
         number = slot % RELAY_THREADS * 10**15 + self.started
         head = self._heads[slot] = b"%b%018d/" % (prefix, number)
         self._pairs[slot] = 0
-        return head + b"status", self._new
+        return head + b"status", self._new[slot % self.servers]
 
     def _traffic(self, slot: int) -> list[Message]:
         self.reports += 1

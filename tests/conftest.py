@@ -21,7 +21,16 @@ from hypothesis import settings
 
 from accounting.db.engine import Engine, open_engine
 from tests.support import short_waits
-from tests.support.books import WRITER, Books, cloned_database, make_template
+from tests.support.billing_scenarios import close_and_adjust_november, close_november
+from tests.support.books import (
+    WRITER,
+    Books,
+    BooksTemplate,
+    books_template,
+    cloned_database,
+    copied_books,
+    make_template,
+)
 from tests.support.sample_books import open_sample_books
 from tests.support.scenario_player import ScenarioPlayer
 from tests.support.servers import PostgresServer
@@ -163,6 +172,42 @@ def books(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Books]:
         books = Books(postgres_server, name, tmp_path)
         yield books
         books.close()
+
+
+@pytest.fixture(scope="session")
+def november_template(
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BooksTemplate]:
+    directory = tmp_path_factory.mktemp("november")
+    with books_template(postgres_server, directory, close_november) as template:
+        yield template
+
+
+@pytest.fixture
+def november_books(
+    postgres_server: PostgresServer, november_template: BooksTemplate, tmp_path: Path
+) -> Iterator[Books]:
+    """Books as ``close_november`` makes them."""
+    with copied_books(postgres_server, november_template, tmp_path) as books:
+        yield books
+
+
+@pytest.fixture(scope="session")
+def adjusted_template(
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BooksTemplate]:
+    directory = tmp_path_factory.mktemp("adjusted")
+    with books_template(postgres_server, directory, close_and_adjust_november) as template:
+        yield template
+
+
+@pytest.fixture
+def adjusted_books(
+    postgres_server: PostgresServer, adjusted_template: BooksTemplate, tmp_path: Path
+) -> Iterator[Books]:
+    """Books as ``close_and_adjust_november`` makes them."""
+    with copied_books(postgres_server, adjusted_template, tmp_path) as books:
+        yield books
 
 
 @pytest.fixture(scope="session")

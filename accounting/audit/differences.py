@@ -21,9 +21,9 @@ class Difference:
 
     ``what``: one of DERIVED_TABLES, or `reports`, `rejected_messages`, `buckets`, `periods`,
     `statements`, `adjustments`, `limit_states`, `realm_peak_slices`, `server_load`,
-    `fold_watermarks`, `users`, `usernames`, `usage.counted`, `session.ended`. ``kind``: `missing`
-    from the stored books, `unfounded` by the reports, or `differs` in ``column``. ``period``: the
-    first day of the billing period that it lies in; None for what is of no time.
+    `fold_watermarks`, `users`, `usernames`, `usage.counted`, `session.ended`, `archive`. ``kind``:
+    `missing` from the stored books, `unfounded` by the reports, or `differs` in ``column``.
+    ``period``: the first day of the billing period that it lies in; None for what is of no time.
     """
 
     realm: str

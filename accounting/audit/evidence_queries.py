@@ -34,6 +34,10 @@ _QUERIES: Final = Queries("accounting.audit")
 
 _ROWS_PER_FETCH: Final = 5_000
 
+STORED: Final = "accounting"
+ARCHIVED: Final = "pg_temp"
+"""The schemas that evidence is in: the stored one, and that of an archive."""
+
 Evidence = SessionState | Report | StatusKeySighting
 """Of each key first its carried sessions, then its reports and sightings in order."""
 
@@ -55,12 +59,14 @@ class EvidenceScope:
 
     ``username_keys``: only of these. ``day``: (start, end) in microseconds: only reports received
     before its end, and only carried sessions whose keys have a report in it, or that may expire.
+    ``schema``: STORED or ARCHIVED.
     """
 
     cutoff: Cutoff
     realm_ids: Collection[int]
     username_keys: Sequence[bytes] | None = None
     day: tuple[int, int] | None = None
+    schema: str = STORED
 
     def parameters(self) -> dict[str, Any]:
         """The parameters of the statements that read it."""
@@ -163,7 +169,7 @@ def _read_carried_sessions(
 ) -> Iterator[tuple[AllocationKey, SessionState]]:
     driver = psycopg_connection(connection)
     with closing(binary_server_cursor(driver, "carried_sessions", _ROWS_PER_FETCH)) as cursor:
-        cursor.execute(_QUERIES.driver("read_carried"), scope.parameters())
+        cursor.execute(_QUERIES.driver("read_carried", evidence=scope.schema), scope.parameters())
         for *fields, numbers in cursor:
             key, session = session_from_row(fields)
             session.hourly_usage = {
@@ -178,7 +184,7 @@ def _read_reports_and_sightings(
 ) -> Iterator[tuple[AllocationKey, Report | StatusKeySighting]]:
     driver = psycopg_connection(connection)
     with closing(binary_server_cursor(driver, "evidence", _ROWS_PER_FETCH)) as cursor:
-        cursor.execute(_QUERIES.driver("read_evidence"), scope.parameters())
+        cursor.execute(_QUERIES.driver("read_evidence", evidence=scope.schema), scope.parameters())
         for source_id, sighting, scan_started_at, idle_seconds, *fields in cursor:
             report = Report._make(fields)
             key = AllocationKey(

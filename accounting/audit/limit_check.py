@@ -20,6 +20,8 @@ def check_limits(
     ``bounds``: only of buckets and hours that start within them. Writes nothing but scratch tables,
     which are empty again afterwards.
     """
+    if not limit_queries.limited_lengths(connection, [realm_id]):
+        return
     with connection.begin_nested() as savepoint:
         evaluation.stage_realm(connection, differences.rules[realm_id], realm_id)
         states = limit_queries.find_wrong_states(connection)

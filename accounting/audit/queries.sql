@@ -14,6 +14,7 @@ SELECT
 -- name: read_carried
 -- Reads the carried sessions by key, the active one of a key first. With :since and :until only
 -- those whose keys have a report in that span, and unconfirmed active ones, which may expire in it.
+-- :"evidence": accounting, or pg_temp for that of an archive.
 SELECT
     c.source_id, c.database, c.username_key, c.allocation_id, c.session_id,
     c.user_key, c.realm_id, c.started_at, c.last_seen_at, c.expires_at,
@@ -22,7 +23,7 @@ SELECT
     c.received_bytes, c.sent_packets, c.sent_bytes, c.peer_received_packets, c.peer_received_bytes,
     c.peer_sent_packets, c.peer_sent_bytes, c.new_count, c.deleted_count, c.client_total_count,
     c.peer_total_count, c.client_total, c.peer_total, c.estimated, c.disputed, c.hourly_usage
-FROM accounting.carried_sessions c
+FROM :"evidence".carried_sessions c
 WHERE c.source_id = ANY (CAST(:sources AS smallint[]))
     AND c.realm_id = ANY (CAST(:realms AS integer[]))
     AND (CAST(:usernames AS uuid[]) IS NULL OR c.username_key = ANY (CAST(:usernames AS uuid[])))
@@ -31,7 +32,7 @@ WHERE c.source_id = ANY (CAST(:sources AS smallint[]))
         OR (NOT c.confirmed AND c.phase = 1)
         OR (c.source_id, c.database, c.username_key, c.allocation_id) IN (
             SELECT r.source_id, r.database, r.username_key, r.allocation_id
-            FROM accounting.reports r
+            FROM :"evidence".reports r
             WHERE r.received_at >= CAST(:since AS timestamptz)
                 AND r.received_at < CAST(:until AS timestamptz)
         )
@@ -55,9 +56,9 @@ SELECT
     r.username_key, r.user_key, r.allocation_id, r.kind, r.side,
     r.lifetime, r.transport, r.server_address, r.client_address, r.received_packets,
     r.received_bytes, r.sent_packets, r.sent_bytes
-FROM accounting.reports r
+FROM :"evidence".reports r
 JOIN cutoffs c ON c.source_id = r.source_id AND (r.epoch, r.position) <= (c.epoch, c.position)
-LEFT JOIN accounting.dropped_positions z ON z.source_id = r.source_id
+LEFT JOIN :"evidence".dropped_positions z ON z.source_id = r.source_id
 WHERE ((r.epoch, r.position) <= (z.epoch, z.position)) IS NOT TRUE
     AND (CAST(:until AS timestamptz) IS NULL OR r.received_at < CAST(:until AS timestamptz))
     AND r.realm_id = ANY (CAST(:realms AS integer[]))
@@ -68,11 +69,11 @@ SELECT
     k.epoch, k.position, k.seen_at, k.database, k.realm_id,
     k.username_key, k.user_key, k.allocation_id, NULL, NULL,
     NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
-FROM accounting.key_sightings k
+FROM :"evidence".key_sightings k
 JOIN cutoffs c ON c.source_id = k.source_id
     AND (k.epoch, k.position, k.sighting)
         <= (c.last_sighting_epoch, c.last_sighting_position, c.last_sighting)
-LEFT JOIN accounting.dropped_positions z ON z.source_id = k.source_id
+LEFT JOIN :"evidence".dropped_positions z ON z.source_id = k.source_id
 WHERE ((k.epoch, k.position) < (z.epoch, z.position)) IS NOT TRUE
     AND k.realm_id = ANY (CAST(:realms AS integer[]))
     AND (CAST(:usernames AS uuid[]) IS NULL OR k.username_key = ANY (CAST(:usernames AS uuid[])))
@@ -1234,3 +1235,94 @@ DELETE FROM accounting.relay_threads WHERE source_id = :source_id AND last_repor
     SELECT last_report_at FROM accounting.relay_threads WHERE source_id = :source_id
     ORDER BY last_report_at DESC OFFSET :kept LIMIT 1
 );
+
+-- name: create_archived_evidence
+-- Scratch tables for the evidence of an archive, as accounting has it. Nothing was carried or
+-- dropped there.
+CREATE TEMP TABLE reports (LIKE accounting.reports) ON COMMIT DROP;
+CREATE TEMP TABLE key_sightings (LIKE accounting.key_sightings) ON COMMIT DROP;
+CREATE TEMP TABLE carried_sessions (LIKE accounting.carried_sessions) ON COMMIT DROP;
+CREATE TEMP TABLE dropped_positions (LIKE accounting.dropped_positions) ON COMMIT DROP;
+CREATE TEMP TABLE recomputed_period_usage (LIKE accounting.session_usage) ON COMMIT DROP;
+
+-- name: add_kept_reports
+-- Adds the reports of a span that the database still has, of sources beyond the archived positions.
+INSERT INTO pg_temp.reports
+SELECT r.* FROM accounting.reports r
+LEFT JOIN unnest(
+    CAST(:sources AS smallint[]), CAST(:epochs AS integer[]), CAST(:positions AS bigint[])
+) AS a (source_id, epoch, position) USING (source_id)
+WHERE r.received_at >= CAST(:since AS timestamptz) AND r.received_at < CAST(:until AS timestamptz)
+    AND r.realm_id = ANY (CAST(:realms AS integer[]))
+    AND ((r.epoch, r.position) <= (a.epoch, a.position)) IS NOT TRUE;
+
+-- name: add_kept_sightings
+-- Adds the key sightings of a span that the database still has.
+INSERT INTO pg_temp.key_sightings
+SELECT k.* FROM accounting.key_sightings k
+WHERE k.seen_at >= CAST(:since AS timestamptz) AND k.seen_at < CAST(:until AS timestamptz)
+    AND k.realm_id = ANY (CAST(:realms AS integer[]));
+
+-- name: delete_repeated_sightings
+-- Deletes key sightings that came twice, from an archive and from the database.
+DELETE FROM pg_temp.key_sightings a USING pg_temp.key_sightings b
+WHERE a.ctid > b.ctid AND a.source_id = b.source_id AND a.epoch = b.epoch
+    AND a.position = b.position AND a.sighting = b.sighting AND a.user_key = b.user_key;
+
+-- name: dropped_but_not_archived
+-- Finds the sources with fewer reports in the scratch table than were dropped of a day and realm.
+-- is_archived: whether all that was dropped of the day had been archived.
+SELECT s.source, m.realm, d.reports AS dropped, coalesce(r.reports, 0) AS archived,
+    (SELECT sum(reports) FROM accounting.dropped_reports WHERE day = CAST(:day AS date)) <= (
+        SELECT coalesce(sum(reports), 0) FROM accounting.report_archives
+        WHERE day = CAST(:day AS date) AND dropped_at IS NOT NULL
+    ) AS is_archived
+FROM accounting.dropped_reports d
+JOIN accounting.sources s USING (source_id)
+JOIN accounting.realms m USING (realm_id)
+LEFT JOIN (
+    SELECT source_id, realm_id, count(*) AS reports FROM pg_temp.reports
+    WHERE received_at >= CAST(:since AS timestamptz)
+        AND received_at < CAST(:until AS timestamptz)
+    GROUP BY source_id, realm_id
+) r USING (source_id, realm_id)
+WHERE d.day = CAST(:day AS date) AND d.realm_id = ANY (CAST(:realms AS integer[]))
+    AND d.reports > coalesce(r.reports, 0)
+ORDER BY s.source, m.realm;
+
+-- name: first_start_in_period
+-- The start of the first session that has usage in a period; null: there is none.
+SELECT min(e.started_at)
+FROM accounting.sessions e
+WHERE e.realm_id = :realm_id AND e.started_at < CAST(:ends_at AS timestamptz)
+    AND EXISTS (
+        SELECT FROM accounting.session_hours h
+        WHERE h.session_id = e.session_id AND h.user_key = e.user_key
+            AND h.starts_at >= CAST(:starts_at AS timestamptz)
+            AND h.starts_at < CAST(:ends_at AS timestamptz)
+    );
+
+-- name: archives_of_span
+-- Reads where the days (UTC) of a span of which reports of a realm were dropped are archived, and how
+-- many of them are not, or not whole.
+WITH dropped AS (
+    SELECT day, sum(reports) AS reports FROM accounting.dropped_reports
+    WHERE day IN (
+        SELECT day FROM accounting.dropped_reports
+        WHERE realm_id = :realm_id
+            AND day < CAST(CAST(:until AS timestamptz) AT TIME ZONE 'UTC' AS date) + 1
+            AND day >= CAST(CAST(:since AS timestamptz) AT TIME ZONE 'UTC' AS date)
+    )
+    GROUP BY day
+)
+SELECT coalesce((
+        SELECT array_agg(DISTINCT a.place ORDER BY a.place) FROM accounting.report_archives a
+        WHERE a.day IN (SELECT d.day FROM dropped d) AND a.dropped_at IS NOT NULL
+    ), '{}') AS places,
+    (
+        SELECT count(*) FROM dropped d
+        WHERE d.reports > coalesce((
+            SELECT sum(a.reports) FROM accounting.report_archives a
+            WHERE a.day = d.day AND a.dropped_at IS NOT NULL
+        ), 0)
+    ) AS unarchived_days;

@@ -2,8 +2,9 @@
 
 A day is dropped only when nothing billed can be lost with it: its sessions have ended, and every
 period with usage of them, and every period of its realms that overlaps the day, is closed and was
-verified lately. One transaction a day compares the day's sessions with the books once more,
-finalizes or carries them, and drops the partition; so a kill leaves all of that or nothing.
+verified lately; with a place for archives, once its archive was read back. One transaction a day
+compares the day's sessions with the books once more, finalizes or carries them, and drops the
+partition; so a kill leaves all of that or nothing.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -15,6 +16,9 @@ from typing import Final
 import structlog
 from sqlalchemy import Connection, Engine
 
+from accounting.archive import archive_records
+from accounting.archive.day_contents import day_contents
+from accounting.archive.write_archive import archive_day
 from accounting.audit import finalized_queries, retention_queries
 from accounting.audit.evidence_queries import Cutoff, EvidenceScope
 from accounting.audit.recompute import recompute_sessions
@@ -48,14 +52,15 @@ class ExpiredDay:
     blockers: tuple[str, ...]
 
 
-def retain(engine: Engine, days: int | None) -> int:
+def retain(engine: Engine, days: int | None, archive: str | None = None) -> int:
     """Drop the days that may go; returns how many. ``days``: how long to keep; None: for ever.
 
-    Stops at the first day with a blocker. Raises NotYet, ConnectionLost, and LockHeld while another
-    scheduler runs it.
+    ``archive``: the path or URL of a place, in which a day is archived before it is dropped. Stops
+    at the first day with a blocker. Raises NotYet, ConnectionLost, LockHeld while another scheduler
+    runs it, and AccountingError where a day can't be archived.
     """
     dropped = 0
-    for expired in expired_days(engine, days):
+    for expired in expired_days(engine, days, archive):
         if expired.blockers:
             log.info("reports are kept", day=str(expired.day), reason="; ".join(expired.blockers))
             break
@@ -63,25 +68,27 @@ def retain(engine: Engine, days: int | None) -> int:
     return dropped
 
 
-def preview(engine: Engine, days: int | None) -> Iterator[str]:
+def preview(engine: Engine, days: int | None, archive: str | None = None) -> Iterator[str]:
     """Yield a line for each day older than the setting: would be dropped, or is kept and why."""
     if days is None:
         yield "ACCOUNTING_REPORT_RETENTION_DAYS is not set: all reports are kept"
         return
     expired = None
+    dropped = "would be dropped" if archive is None else f"would be archived in {archive}, dropped"
     for expired in expired_days(engine, days, dry_run=True):
-        outcome = f"kept: {'; '.join(expired.blockers)}" if expired.blockers else "would be dropped"
+        outcome = f"kept: {'; '.join(expired.blockers)}" if expired.blockers else dropped
         yield f"{expired.day}  {counted(expired.reports, 'report')}  {outcome}"
     if expired is None:
         yield f"no report is older than {counted(days, 'day')}"
 
 
 def expired_days(
-    engine: Engine, days: int | None, *, dry_run: bool = False
+    engine: Engine, days: int | None, archive: str | None = None, *, dry_run: bool = False
 ) -> Iterator[ExpiredDay]:
     """Every day older than the setting, the oldest first: dropped, or with its blockers.
 
-    Verifies all periods where that was not done lately. Raises NotYet and ConnectionLost.
+    Verifies all periods where that was not done lately. ``archive``: as for :func:`retain`. Raises
+    NotYet and ConnectionLost.
     """
     if days is None:
         return
@@ -107,12 +114,32 @@ def expired_days(
             if day not in retention_queries.report_days(connection):
                 continue  # another scheduler has dropped it
             expired = _evaluate_day(engine, connection, day, after_blocked=is_blocked)
+            if not expired.blockers and archive is not None:
+                expired = replace(expired, blockers=_archive_day(engine, connection, archive, day))
             if not expired.blockers and (reason := retention_queries.drop_day(connection, day)):
                 expired = replace(expired, blockers=(reason,))
             if expired.blockers:
                 transaction.rollback()
         is_blocked |= bool(expired.blockers)
         yield expired
+
+
+def _archive_day(
+    engine: Engine, connection: Connection, archive: str, day: date
+) -> tuple[str, ...]:
+    """Archive a day, and record that it is dropped; returns why it must stay.
+
+    The archive is written and read back by a connection of its own, and then compared with what
+    the transaction that drops the day finds in it.
+    """
+    manifest = archive_day(engine, archive, day)
+    contents = day_contents(connection, day)
+    if manifest is None:
+        return ("reports of it came while it was archived",) if contents else ()
+    if manifest.contents != contents:
+        return ("reports of it came or went while it was archived",)
+    archive_records.record_drop(connection, manifest)
+    return ()
 
 
 def _days_before_retention(connection: Connection, days: int) -> list[date]:

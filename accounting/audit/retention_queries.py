@@ -7,7 +7,7 @@ refuses to drop reports that were not carried over, and those of periods not clo
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from psycopg.errors import IntegrityConstraintViolation, LockNotAvailable
@@ -60,6 +60,13 @@ class DependentPeriod:
     differences: int | None
     checked_at: datetime | None
     is_fresh: bool
+
+
+class ArchivesOfSpan(NamedTuple):
+    """Where the dropped days of a span are archived, and how many are not, or not whole."""
+
+    places: tuple[str, ...]
+    unarchived_days: int
 
 
 def day_bounds(day: date) -> tuple[int, int]:
@@ -234,3 +241,13 @@ def dropped_positions_by_source(connection: Connection) -> dict[int, tuple[int, 
         )
     )
     return {source_id: (epoch, position) for source_id, epoch, position in rows}
+
+
+def archives_of_span(
+    connection: Connection, realm_id: int, since: datetime, until: datetime
+) -> ArchivesOfSpan:
+    """What became of the reports of a realm that were dropped of a span."""
+    row = connection.execute(
+        _QUERIES.text("archives_of_span"), {"realm_id": realm_id, "since": since, "until": until}
+    ).one()
+    return ArchivesOfSpan(tuple(row.places), row.unarchived_days)

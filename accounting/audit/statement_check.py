@@ -52,13 +52,17 @@ class ClosedPeriod:
 class PartlyDroppedPeriod:
     """A closed period of which reports were dropped: all are kept from ``kept_since`` on (UTC).
 
-    ``proof``: the last one made while all were there; None where there was none.
+    ``proof``: the last one made while all were there; None where there was none. ``archives``:
+    where days of the period are archived. ``unarchived_days``: of how many days reports were
+    dropped without an archive.
     """
 
     realm: str
     period: date
     kept_since: date
     proof: Proof | None
+    archives: tuple[str, ...] = ()
+    unarchived_days: int = 0
 
 
 def find_closed_periods(
@@ -103,7 +107,7 @@ def find_closed_periods(
 
 
 def partly_dropped(
-    names: Mapping[int, str], closed: Iterable[ClosedPeriod]
+    connection: Connection, names: Mapping[int, str], closed: Iterable[ClosedPeriod]
 ) -> list[PartlyDroppedPeriod]:
     """Those of the periods of which reports were dropped. ``names``: of realms."""
     return [
@@ -112,9 +116,16 @@ def partly_dropped(
             period=period.row.period,
             kept_since=period.kept_since,
             proof=period.proof,
+            archives=archives.places,
+            unarchived_days=archives.unarchived_days,
         )
         for period in closed
         if period.kept_since is not None
+        for archives in [
+            retention_queries.archives_of_span(
+                connection, period.row.realm_id, period.row.starts_at, period.row.ends_at
+            )
+        ]
     ]
 
 
@@ -150,7 +161,25 @@ def check_statement(
                 recomputed=proved_digest or "never proved",
             )
     compare = comparison.compare_statement if closed.recomputable else comparison.stored_lines
-    for line in compare(connection, row):
+    yield from check_lines(differences, closed, compare(connection, row))
+    for line in comparison.unbalanced_adjustments(connection, row):
+        yield from _number_differences(difference, "adjustments", ADJUSTED_NUMBERS, line)
+    yield from counted_check.check_closed_period(connection, differences, row)
+
+
+def check_lines(
+    differences: DifferenceFactory, closed: ClosedPeriod, lines: Iterable[LineComparison]
+) -> Iterator[Difference]:
+    """Check the lines of a statement: their numbers, and the digest of each."""
+    row = closed.row
+    assert row.cutoff is not None
+
+    def difference(what: str, kind: str, **fields: Any) -> Difference:
+        return differences.difference(
+            row.realm_id, closed.checkpoint.starts_at, what=what, kind=kind, **fields
+        )
+
+    for line in lines:
         if line.stored is None or line.recomputed is None:
             kind = "missing" if line.stored is None else "unfounded"
             yield difference("statements", kind, user_key=line.user_key)
@@ -172,9 +201,6 @@ def check_statement(
                 booked=str(line.digest),
                 recomputed=digest,
             )
-    for line in comparison.unbalanced_adjustments(connection, row):
-        yield from _number_differences(difference, "adjustments", ADJUSTED_NUMBERS, line)
-    yield from counted_check.check_closed_period(connection, differences, row)
 
 
 def _number_differences(

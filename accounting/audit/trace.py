@@ -227,7 +227,7 @@ def trace(
             user_key=user_key,
             lines=lines,
             sessions=sessions,
-            partly_dropped=next(iter(partly_dropped({realm_id: realm}, closed)), None),
+            partly_dropped=next(iter(partly_dropped(connection, {realm_id: realm}, closed)), None),
         )
 
 

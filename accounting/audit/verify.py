@@ -83,11 +83,11 @@ def verify(
     progress(0, doing="waiting for the jobs to rest")
     with quiesced_snapshot(engine) as connection, lost_connections():
         names = realm_queries.names_by_id(connection)
-        realm_ids = _realm_ids(names, realm)
+        realm_ids = find_realm_ids(names, realm)
         rules = realm_queries.all_rules(connection)
         differences = DifferenceFactory(names, rules)
         if period is not None:
-            _check_period(connection, differences, realm_ids, realm, period)
+            check_period(connection, differences, realm_ids, realm, period)
         closed_periods = find_closed_periods(connection, realm_ids, period)
         if progress is not no_progress:  # counting takes a while
             total = comparison.session_count(connection, realm_ids)
@@ -125,7 +125,7 @@ def verify(
             summary.differences += 1
             counts[difference.realm, difference.period] += 1
             yield difference
-        summary.partly_dropped = partly_dropped(names, closed_periods)
+        summary.partly_dropped = partly_dropped(connection, names, closed_periods)
         digests = [stored_digest(connection, closed.row) for closed in closed_periods]
         positions = current_cutoff(connection).to_text()
     with lost_connections(), engine.begin() as connection:
@@ -149,14 +149,15 @@ def _with_progress(
     yield from differences
 
 
-def _realm_ids(names: Mapping[int, str], realm: str | None) -> list[int]:
+def find_realm_ids(names: Mapping[int, str], realm: str | None) -> list[int]:
+    """The ids of one realm or of all. Raises UsageError for an unknown name."""
     realm_ids = [realm_id for realm_id, name in names.items() if realm in (None, name)]
     if realm is not None and not realm_ids:
         raise unknown_name("realm", realm, names.values())
     return realm_ids
 
 
-def _check_period(
+def check_period(
     connection: Connection,
     differences: DifferenceFactory,
     realm_ids: Collection[int],

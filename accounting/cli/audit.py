@@ -1,6 +1,7 @@
 """The commands that check the books: ``verify``, ``rebuild``, ``reconcile``."""
 
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,15 +26,29 @@ def register(app: typer.Typer) -> None:
 
 
 def verify_books(
-    realm: Realm = None, period: PeriodOption = None, as_json: JsonOption = False
+    realm: Realm = None,
+    period: PeriodOption = None,
+    archive: Annotated[
+        str | None,
+        typer.Option(
+            "--archive",
+            metavar="PLACE",
+            help="Recompute the statements of closed periods from this archive of reports.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Recompute everything from the reports; exit 1 on a difference.
 
-    Sessions, roll-ups and statements are compared.
+    Sessions, roll-ups and statements are compared. With --archive only statements, from archived
+    reports, in scratch tables; exit 3 where some were dropped without an archive.
     """
     from accounting.audit.verify import VerifyResult
     from accounting.front.verify import verify_installation
 
+    if archive is not None:
+        _verify_archive(archive, realm, period, as_json=as_json)
+        return
     result = VerifyResult()
     with (
         writer_engine(command_settings()) as engine,
@@ -53,6 +68,37 @@ def verify_books(
         )
         raise typer.Exit(1)
     write_message(f"proved: {counted(result.sessions, 'session')} and all figures that follow")
+
+
+def _verify_archive(archive: str, realm: str | None, period: date | None, *, as_json: bool) -> None:
+    from accounting.audit.archived_statements import ArchiveResult, verify_archive
+
+    result = ArchiveResult()
+    with (
+        writer_engine(command_settings()) as engine,
+        progress_line("verifying") as progress,
+    ):
+        for difference in verify_archive(
+            engine, archive, realm, period, result=result, progress=progress
+        ):
+            label = f"{difference.what} {difference.kind}"
+            write_record(label, asdict(difference), as_json=as_json)
+    for missing in result.incomplete:
+        write_message(
+            f"period {missing.period} of realm '{visible(missing.realm)}': not verified, since "
+            f"reports of {missing.day} (UTC) were dropped without an archive"
+        )
+    read = (
+        f"{counted(result.statements, 'statement')} with {counted(result.lines, 'line')}, from "
+        f"{counted(result.archived_reports, 'report')} of {archive} and "
+        f"{counted(result.kept_reports, 'report')} of the database"
+    )
+    if result.differences:
+        write_message(f"{counted(result.differences, 'difference')} in {read}")
+        raise typer.Exit(1)
+    write_message(f"proved: {read}" if result.statements else f"nothing was proved: {read}")
+    if result.incomplete and (period is not None or not result.statements):
+        raise typer.Exit(3)
 
 
 def rebuild_books(
@@ -130,11 +176,18 @@ def reconcile_logs(
 
 
 def dropped_notice(period: "PartlyDroppedPeriod") -> str:
-    """Say since when a period's reports are kept, and when it was last proved from all of them."""
+    """Say since when a period's reports are kept, and when it was last proved from all of them.
+
+    And where those that were dropped are archived.
+    """
     dropped = (
         f"period {period.period} of realm '{visible(period.realm)}': "
         f"reports before {period.kept_since} (UTC) were dropped"
     )
+    if period.archives:
+        dropped += f"; archived in {', '.join(map(visible, period.archives))}"
+        if period.unarchived_days:
+            dropped += f", but for {counted(period.unarchived_days, 'day')}"
     if period.proof is None:
         return f"{dropped}; nothing of it was billed, and it was never verified"
     return (

@@ -72,6 +72,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
         "turn-accounting export focus --realm example.org --period 2026-10-01",
         "turn-accounting export focus --period 2026-10-01 --price-per-gb 0.045 --currency EUR",
     ),
+    "export reports": (
+        "turn-accounting export reports --day 2026-10-31 --output archive",
+        "turn-accounting export reports --day 2026-11-01 -o archive",
+    ),
     "export check": (
         "turn-accounting export check exports/*.manifest.json",
         "turn-accounting export check exports/usage-*.manifest.json",

@@ -1,4 +1,4 @@
-"""The commands ``export usage|sessions|statements|adjustments|focus|check``."""
+"""The commands ``export usage|sessions|statements|adjustments|focus|reports|check``."""
 
 import sys
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from accounting.cli.arguments import (
 )
 from accounting.cli.output import BinaryOutput, write, write_message
 from accounting.cli.progress import progress_line
-from accounting.cli.resources import command_settings, open_reader
+from accounting.cli.resources import command_settings, open_reader, writer_engine
 from accounting.domain.calendar import BucketLength
 from accounting.errors import UsageError
 from accounting.export.selection import ExportFormat, ExportKind, Selection
@@ -59,7 +59,8 @@ def register(app: typer.Typer) -> None:
     """Add the group ``export``."""
     group = typer.Typer(
         help=(
-            "Export usage, sessions, statements, adjustments or FOCUS. Exit 3: not complete yet. "
+            "Export usage, sessions, statements, adjustments, FOCUS, reports. "
+            "Exit 3: not complete yet. "
             "Without --until or --period: what there is so far."
         ),
         no_args_is_help=True,
@@ -68,6 +69,7 @@ def register(app: typer.Typer) -> None:
     for kind, help_text in _HELP.items():
         group.command(kind, help=help_text)(_export_command(kind))
     group.command(ExportKind.FOCUS)(export_focus)
+    group.command("reports")(export_reports)
     group.command("check")(check)
     app.add_typer(group, name="export")
 
@@ -153,6 +155,51 @@ def export_focus(
     terms = focus_terms(price_per_gb, currency, provider, publisher, invoice_issuer)
     selection = _selection(ExportKind.FOCUS, realm, period, since, until, focus=terms)
     _export(selection, since, until, format_, output)
+
+
+def _day(value: str) -> date:
+    try:
+        return date.fromisoformat(value)
+    except ValueError:
+        raise UsageError(f"--day {value!r}: expected YYYY-MM-DD, such as 2026-11-22") from None
+
+
+def export_reports(
+    day: Annotated[
+        date, typer.Option("--day", parser=_day, help="The day (UTC) of receipt, YYYY-MM-DD.")
+    ],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", help="Directory for the archive, or s3://, gs://, az://, sftp://."
+        ),
+    ],
+) -> None:
+    """Archive the reports of a day as Parquet, and read them back; needs the writer's login.
+
+    Keys in place of names, and no client addresses. Exit 3: a source may bring more of that day.
+    """
+    from accounting.archive.archive_manifest import archive_manifest_name
+    from accounting.archive.write_archive import archive_day
+    from accounting.export.place_address import is_url, open_place
+
+    if output == "-":
+        raise UsageError("an archive is several files: name a directory with --output")
+    place = open_place(output)
+    if not is_url(output):
+        _check_directory(Path(output))
+    with (
+        writer_engine(command_settings()) as engine,
+        progress_line("archiving") as progress,
+    ):
+        manifest = archive_day(engine, output, day, progress)
+    if manifest is None:
+        raise UsageError(f"the database has no reports of {day} (UTC)")
+    for file in manifest.files:
+        write(f"{place.location(file.name)}\n")
+    write(f"{place.location(archive_manifest_name(day, manifest.part))}\n")
+    if sys.stderr.isatty():
+        write_message(f"{counted(manifest.reports, 'report')} archived and read back")
 
 
 def check(

@@ -73,7 +73,8 @@ def print_feed(
 ) -> None:
     """Print the billing worker's events.
 
-    Sessions that ended, periods that closed, and adjustments, each once and in order.
+    Sessions that ended, users' usage by hour, closed periods, adjustments, limits that
+    were reached, and faults of sources and webhooks: each once, numbered, in order.
     """
     from accounting.feed.client import Feed, NumberBeyondEnd
     from accounting.ops import servers
@@ -181,7 +182,8 @@ def _rest(type_: str, payload: Mapping[str, Any], is_short: bool) -> str:
         case "limit.reached" | "limit.cleared" if "threshold" in payload:
             return f"{type_.removeprefix('limit.')} {_limit(payload, is_short)}"
         case "source.trouble" if "trouble" in payload:
-            return visible(f"{payload['source']}: {payload['trouble']}, {payload['detail']}")
+            facts = filter(None, (payload["trouble"], payload["detail"]))
+            return visible(f"{payload['source']}: {', '.join(facts)}")
     return visible(json.dumps(payload))
 
 

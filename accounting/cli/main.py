@@ -67,7 +67,7 @@ COMMAND_GROUPS: Final[Mapping[str, Mapping[str, CommandEntry]]] = {  # as the he
         "top": CommandEntry("top", "Show live sessions, users and realms with rates, refreshed."),
         "rates": CommandEntry("rates", "List what each server does now, by realm."),
         "export": CommandEntry(
-            "export", "Export usage, sessions, statements, adjustments or FOCUS."
+            "export", "Export usage, sessions, statements, adjustments, FOCUS, reports."
         ),
     },
     "Bill": {

@@ -32,8 +32,8 @@ def rates(realm: Realm = None, *, form: ListForm) -> None:
     the last minute and of the last five, up to the last whole ten seconds. A server
     without a session and without traffic has no row. coturn reports a session's
     traffic every few thousand packets: a single minute says little of few sessions.
-    What is not settled yet is in no rate: people are told so where more than a minute
-    is missing; programs compare `settled_until` in `source list`.
+    What is not settled yet is in no rate: a line on standard error says so where more
+    than a minute is missing; programs compare `settled_until` in `source list`.
 
     Over all realms, and for a load balancer: "Where to send the next session" in
     docs/sql.md of the project.

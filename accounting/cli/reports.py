@@ -55,7 +55,7 @@ def sessions(
     100 of them, or --limit; programs get all. `trace --session ID` shows the reports
     that one consists of.
 
-    How a session ended: deleted, by coturn; expired, without a sign of life for longer
+    How a session ended: deleted, by coturn; expired, without a report for longer
     than its lifetime; superseded, by a new one under its id. Marks: ~ estimated, reports
     were lost, and the total restored their bytes; ! disputed, reports contradict each
     other.

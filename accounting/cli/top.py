@@ -106,10 +106,11 @@ def top(
     """Show live sessions, users and realms with rates, refreshed.
 
     Rates are of the last 10 seconds and 2 minutes that are loaded. coturn
-    reports a session's traffic after every 4,096 packets and when it ends: a
-    call of 100 packets a second reports every 41 seconds. So the 10 seconds
-    say something of a realm, and the 2 minutes of a session. The traffic of
-    TCP allocations is in no rate. Columns: "live" are a realm's open sessions;
+    reports a session's traffic after every 4,096 packets, which it counts at
+    the client and at the peer, and when the session ends: a call of 100
+    packets a second reports every 20 seconds. So the 10 seconds describe a
+    realm, and the 2 minutes a session. The traffic of TCP allocations is in no
+    rate. Columns: "live" are a realm's open sessions;
     "12 h" or "24 h" its traffic by hour, to its own scale; "active" a user's
     open sessions that reported within 2 minutes; "time" how long a session
     has been open; "session" its id for `trace --session`, where it fits.

@@ -118,6 +118,13 @@ class Settings(BaseModel):
         description="How many days reports stay in Postgres; older ones are dropped, a day at a "
         "time, once the periods that contain their usage are closed and verified. Unset: for ever.",
     )
+    report_archive: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Directory, or `s3://`, `gs://`, `az://` or `sftp://` URL, in which a day of "
+        "reports is archived as Parquet, read back and checked before it is dropped. Unset: days "
+        "are dropped without an archive.",
+    )
     rejected_messages_per_hour: int = Field(
         default=100,
         ge=0,
@@ -310,6 +317,8 @@ class Settings(BaseModel):
                     values[name] = mask_url(secret.get_secret_value())
                 case tuple() as names:
                     values[name] = ",".join(names)
+                case bool() as is_on:
+                    values[name] = str(is_on).lower()  # as in TOML
                 case value:
                     values[name] = str(value)
         return values

@@ -182,7 +182,7 @@ class SessionState:
 
     @property
     def active_until(self) -> int:
-        """The end of its session time: its end, or its last sign of life while it is live."""
+        """The end of its session time: its end, or its last report while it is live."""
         return self.last_seen_at if self.ended_at is None else self.ended_at
 
     @property
@@ -360,7 +360,7 @@ class KeyFold:
                 else expires_at
             )
             session.lifetime_known = True
-        # lifetime=0 is only a sign of life: with two address families, the other one may go on.
+        # lifetime=0 ends nothing: with two address families, the other one may go on.
         _extend_last_seen(session, now)
         if session.server_address is None:
             session.transport = transport
@@ -576,7 +576,7 @@ class KeyFold:
 def expire(session: SessionState, now: int, grace: int) -> bool:
     """End a session if its expiry and ``grace`` (microseconds) have passed; True if this ended it.
 
-    It ended at its last sign of life. If it is unconfirmed, its traffic was unauthenticated, and
+    It ended at its last report. If it is unconfirmed, its traffic was unauthenticated, and
     no later report may reopen it (docs/coturn.md#unauthenticated-traffic).
     """
     if session.ended_at is not None or now <= session.expires_at + grace:

@@ -18,10 +18,11 @@ def partition_path(columns: Sequence[str], partition: Partition) -> str:
     """The path of a partition within its table. ``columns``: their names."""
     period = NO_VALUE if partition.period is None else partition.period.isoformat()
     realm_column, period_column = columns
-    return f"{realm_column}={_escaped(partition.realm)}/{period_column}={period}"
+    return f"{realm_column}={partition_value(partition.realm)}/{period_column}={period}"
 
 
-def _escaped(value: str) -> str:
+def partition_value(value: str) -> str:
+    """A text as the value in a directory's name."""
     if not value:
         return NO_VALUE
     if value == NO_VALUE:

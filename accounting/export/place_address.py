@@ -20,6 +20,11 @@ def is_url(address: str) -> bool:
     return _URL.match(address) is not None
 
 
+def absolute_address(address: str) -> str:
+    """The address, as it can be used from any directory."""
+    return address if is_url(address) else str(Path(address).absolute())
+
+
 def open_place(address: str) -> Place:
     """The place of a path or URL. Connects to nothing yet.
 

@@ -127,7 +127,7 @@ JOBS: Final[Mapping[str, Job]] = {
             "never billed, and verified reports, whole days at a time",
             unit="records",
             every_seconds=3600.0,
-            run=lambda engine: _retain(engine, PruneLimits(), None),
+            run=lambda engine: _retain(engine, PruneLimits(), None, None),
             preview=lambda engine: preview(engine, None),
         ),
     )
@@ -180,26 +180,33 @@ FRONT_JOBS: Final[Mapping[str, Job]] = {
 """Those of a front, which has no reports: what its cells have settled, rolled up and closed."""
 
 
-def _retain(engine: Engine, limits: PruneLimits, report_retention_days: int | None) -> int:
+def _retain(
+    engine: Engine,
+    limits: PruneLimits,
+    report_retention_days: int | None,
+    report_archive: str | None,
+) -> int:
     pruned = prune(engine, limits) + _prune_webhooks(engine)
-    return pruned + retain(engine, report_retention_days)
+    return pruned + retain(engine, report_retention_days, report_archive)
 
 
 def with_settings(
     *,
     report_retention_days: int | None,
+    report_archive: str | None,
     prune_limits: PruneLimits,
     delivery: DeliverySettings,
     is_front: bool = False,
 ) -> Mapping[str, Job]:
-    """The jobs with the settings applied. ``report_retention_days`` None: keep reports for ever.
+    """The jobs with the settings applied.
 
-    ``is_front``: those of a front.
+    ``report_retention_days`` None: keep reports for ever. ``report_archive`` None: drop them
+    without an archive. ``is_front``: those of a front.
     """
     retain_job = replace(
         JOBS["retain"],
-        run=lambda engine: _retain(engine, prune_limits, report_retention_days),
-        preview=lambda engine: preview(engine, report_retention_days),
+        run=lambda engine: _retain(engine, prune_limits, report_retention_days, report_archive),
+        preview=lambda engine: preview(engine, report_retention_days, report_archive),
     )
     webhooks_job = replace(
         JOBS["webhooks"],

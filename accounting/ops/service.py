@@ -325,6 +325,7 @@ def configured_jobs(settings: Settings, *, is_front: bool = False) -> Mapping[st
     """The jobs by name, as the settings have them. ``is_front``: those of a front."""
     return with_settings(
         report_retention_days=settings.report_retention_days,
+        report_archive=settings.report_archive,
         prune_limits=PruneLimits(
             unattributed_days=settings.unattributed_retention_days,
             unattributed_sessions=settings.unattributed_sessions,

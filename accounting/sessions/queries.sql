@@ -80,10 +80,11 @@ SELECT * FROM accounting.sessions WITH NO DATA;
 UPDATE accounting.capture_gaps g
 SET outcome = o.outcome
 FROM (
-    SELECT c.gap_id, CASE WHEN count(e.session_id) = 0 THEN 'no session lived through it'
-        ELSE format('of %s session%s that lived through it %s made exact by their totals, '
+    SELECT c.gap_id, CASE WHEN count(e.session_id) = 0 THEN 'no session was open during it'
+        ELSE format('of %s session%s that %s open during it %s made exact by their totals, '
             || '%s kept by their keys, %s expired, %s still live',
             count(e.session_id), CASE WHEN count(e.session_id) <> 1 THEN 's' END,
+            CASE WHEN count(e.session_id) <> 1 THEN 'were' ELSE 'was' END,
             count(*) FILTER (WHERE e.client_total_count > 0 AND e.ended_at IS NOT NULL),
             count(*) FILTER (WHERE EXISTS (
                 SELECT FROM accounting.key_sightings k
@@ -105,7 +106,7 @@ FROM (
             OFFSET 0
         ) s
         WHERE s.source_id = c.source_id AND s.confirmed
-            -- An expired session ended at its last sign of life, but was open until its expiry.
+            -- An expired session ended at its last report, but was open until its expiry.
             AND (s.ended_at IS NULL OR s.ended_at >= c.from_at
                 OR (s.end_cause = 'expired' AND s.expires_at >= c.from_at))
     ) e ON true

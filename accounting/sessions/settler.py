@@ -1,4 +1,4 @@
-"""Settles evidence: folds it into sessions, and expires those without a sign of life.
+"""Settles evidence: folds it into sessions, and expires those without a report.
 
 The loader settles what it loads, in the same transaction. The job ``settle`` does it for what was
 loaded without, and where no collector is alive. Each moves the watermark, so that nothing is

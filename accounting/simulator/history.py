@@ -182,7 +182,7 @@ class _Server(ServerProcess):
     def publish_status(
         self, at_us: int, thread: int, key: bytes, kind: str, payload: bytes
     ) -> None:
-        # A release refreshes with lifetime 0, which is only a sign of life.
+        # A release refreshes with lifetime 0, which is a report like others.
         ends = b" lifetime=0," in payload
         self.records.append(Record(at_us, "release" if ends else kind, ZERO_COUNTERS))
         super().publish_status(at_us, thread, key, kind, payload)

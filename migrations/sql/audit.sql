@@ -50,6 +50,29 @@ CREATE TABLE accounting.dropped_positions (
 );
 GRANT SELECT, INSERT, UPDATE ON accounting.dropped_positions TO turn_accounting_writer;
 
+-- The days (UTC) of reports that were archived: the place, the digest of the manifest there, how many
+-- rows, when they were last read back and found right, and when the day was dropped. part: 1, or
+-- higher where reports came after the day had been dropped. Never changed once it is dropped.
+CREATE TABLE accounting.report_archives (
+    day date NOT NULL,
+    part smallint NOT NULL CONSTRAINT parts_begin_with_1 CHECK (part >= 1),
+    place text NOT NULL,
+    manifest_sha256 text NOT NULL
+        CONSTRAINT manifest_digest_is_sha256 CHECK (manifest_sha256 ~ '^[0-9a-f]{64}$'),
+    reports bigint NOT NULL,
+    sightings bigint NOT NULL,
+    archived_at timestamptz NOT NULL DEFAULT now(),
+    checked_at timestamptz NOT NULL,
+    dropped_at timestamptz,
+    CONSTRAINT report_archives_pkey PRIMARY KEY (day, part)
+);
+GRANT SELECT, INSERT, UPDATE ON accounting.report_archives TO turn_accounting_writer;
+CREATE TRIGGER archives_of_dropped_days_are_immutable
+    BEFORE UPDATE OR DELETE ON accounting.report_archives
+    FOR EACH ROW WHEN (OLD.dropped_at IS NOT NULL) EXECUTE FUNCTION accounting.refuse_change();
+ALTER TABLE accounting.report_archives
+    ENABLE ALWAYS TRIGGER archives_of_dropped_days_are_immutable;
+
 -- The state after the dropped reports of sessions to which a later report may still belong.
 -- hourly_usage: their usage until then, nine numbers for each hour: its start, and the counters.
 CREATE TABLE accounting.carried_sessions (

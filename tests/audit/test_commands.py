@@ -8,18 +8,16 @@ from typing import Final
 import psycopg
 
 from accounting.domain.session_ids import short_session_id
-from tests.support.billing_scenarios import close_and_adjust_november
 from tests.support.books import WRITER, Books
 from tests.support.command import environment, turn_accounting, turn_accounting_on_terminal
 
 
-def test_verify_exits_one_and_names_each_difference(books: Books) -> None:
-    close_and_adjust_november(books)
-    url = books.url(WRITER)
+def test_verify_exits_one_and_names_each_difference(adjusted_books: Books) -> None:
+    url = adjusted_books.url(WRITER)
     result = turn_accounting("verify", "--json", database_url=url)
     assert (result.code, result.rows) == (0, [])
     assert "proved: 5 sessions" in result.err
-    with psycopg.connect(books.url()) as connection:
+    with psycopg.connect(adjusted_books.url()) as connection:
         connection.execute("UPDATE accounting.user_usage_daily SET sent_bytes = sent_bytes + 1")
     result = turn_accounting("verify", "--json", "--realm", "example.org", database_url=url)
     assert result.code == 1
@@ -36,9 +34,8 @@ def test_verify_exits_one_and_names_each_difference(books: Books) -> None:
     )
 
 
-def test_trace_prints_line_sessions_and_reports(books: Books) -> None:
-    close_and_adjust_november(books)
-    url = books.url(WRITER)
+def test_trace_prints_line_sessions_and_reports(adjusted_books: Books) -> None:
+    url = adjusted_books.url(WRITER)
     result = turn_accounting(
         "trace", "example.org", "2026-11-01", "--user", "alice", "--json", database_url=url
     )
@@ -97,10 +94,9 @@ received 16 B, sent 16 B, 99,999 s
 """
 
 
-def test_one_session_is_traced_to_its_periods_and_reports(books: Books) -> None:
+def test_one_session_is_traced_to_its_periods_and_reports(adjusted_books: Books) -> None:
     """Also in a period that is not closed, which has no line to begin with."""
-    close_and_adjust_november(books)
-    url = books.url(WRITER)
+    url = adjusted_books.url(WRITER)
     listed = turn_accounting_on_terminal("sessions", database_url=url).splitlines()
     heading, *rows = (line.split() for line in listed)
     assert heading[2] == "session"
@@ -123,14 +119,13 @@ def test_one_session_is_traced_to_its_periods_and_reports(books: Books) -> None:
         assert refused.error_line.startswith(message)
 
 
-def test_trace_is_a_tree_for_people(books: Books) -> None:
+def test_trace_is_a_tree_for_people(adjusted_books: Books) -> None:
     """Of what was billed, the sessions, and their reports, each with its position."""
-    close_and_adjust_november(books)
     command = ("trace", "example.org", "2026-11-01", "--user", "alice")
-    url = books.url(WRITER)
-    [adjustment] = books.rows("adjustments")
+    url = adjusted_books.url(WRITER)
+    [adjustment] = adjusted_books.rows("adjustments")
     shown = turn_accounting_on_terminal(*command, columns=80, database_url=url)
-    [late] = [row for row in books.rows("sessions") if row["source"] == "behind"]
+    [late] = [row for row in adjusted_books.rows("sessions") if row["source"] == "behind"]
     tree = TREE.format(id=adjustment["adjustment_id"], late=short_session_id(late["session_id"]))
     assert shown.startswith(tree), shown
     piped = turn_accounting(*command, database_url=url).out.splitlines()
@@ -149,13 +144,14 @@ def test_trace_is_a_tree_for_people(books: Books) -> None:
     assert ascii_only.splitlines()[-1].startswith("      `- interim client")
 
 
-def test_reconcile_exits_one_when_a_session_is_missing(books: Books, tmp_path: Path) -> None:
-    close_and_adjust_november(books)
+def test_reconcile_exits_one_when_a_session_is_missing(
+    adjusted_books: Books, tmp_path: Path
+) -> None:
     log = tmp_path / "turn.log"
     name = "realm=<example.org>, username=<bob>"
     new = f"1: : session {3:018d}: new, {name}, lifetime=600\n"
     log.write_text(new)
-    url = books.url(WRITER)
+    url = adjusted_books.url(WRITER)
     assert turn_accounting("reconcile", str(log), database_url=url).code == 0
     log.write_text(new + new.replace("000003", "000033"))
     result = turn_accounting("reconcile", str(log), "--json", database_url=url)

@@ -1,13 +1,16 @@
 """Verify finds each kind of corruption, and names the row and column."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
+from itertools import chain
+from pathlib import Path
+from typing import Final
 
 import pytest
 
 from accounting.audit.differences import Difference
 from accounting.audit.verify import VerifyResult, verify
-from tests.support.books import Books
+from tests.support.books import Books, cloned_database
 from tests.support.corruptions import (
     BESIDE_USAGE,
     CORRUPTIONS,
@@ -15,13 +18,74 @@ from tests.support.corruptions import (
     corrupt,
     difference_key,
 )
+from tests.support.servers import PostgresServer
+
+FOUND_TOGETHER: Final = (
+    (
+        "a changed byte count of a session",
+        "a session that nobody reported",
+        "an end moved by a second",
+        "an unauthenticated session that is billed",
+        "a changed report",
+        "a lost report",
+        "a report that came too early",
+        "a user's hour that was never rolled up",
+        "wrong estimated bytes",
+        "a realm's day of another realm",
+        "a peak too low",
+        "usage at a wrong server",
+        "a peak of a server too high",
+        "a bucket that ends early",
+        "a bucket of a wrong zone",
+        "a lost bucket",
+        "an hour of a user that the feed lost",
+    ),
+    ("a lost session", "lost reports of one kind", "a doubled report"),
+    (
+        "a session under another user",
+        "a report that is stored twice",
+        "a second more of a user's day",
+        "a month that counted twice",
+        "a byte less of a transport",
+        "an hour of a user with another byte in the feed",
+    ),
+    ("a report with the position of another", "a doubled row of an hour"),
+)
+"""Corruptions that neither hide each other nor have the difference that another one is to have."""
+FOUND_ALONE: Final = [(name,) for name in CORRUPTIONS if name not in chain(*FOUND_TOGETHER)]
 
 
-@pytest.mark.parametrize("corruption", CORRUPTIONS)
-def test_verify_names_each_corruption(right_books: Books, corruption: str) -> None:
-    statement, expected = CORRUPTIONS[corruption]
-    corrupt(right_books, statement)
-    assert expected in {difference_key(difference) for difference in verify(right_books.engine)}
+@pytest.mark.parametrize(
+    "names",
+    [
+        *FOUND_TOGETHER,
+        *FOUND_ALONE,
+        *(pytest.param((name,), marks=pytest.mark.long) for name in chain(*FOUND_TOGETHER)),
+    ],
+    ids=" and ".join,
+)
+def test_verify_names_each_corruption(right_books: Books, names: Sequence[str]) -> None:
+    for name in names:
+        corrupt(right_books, CORRUPTIONS[name][0])
+    found = {difference_key(difference) for difference in verify(right_books.engine)}
+    assert {CORRUPTIONS[name][1] for name in names} <= found
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("names", FOUND_TOGETHER, ids=["first", "second", "third", "fourth"])
+def test_no_other_corruption_has_the_difference_of_one(
+    postgres_server: PostgresServer, right_database: str, tmp_path: Path, names: Sequence[str]
+) -> None:
+    """Of those that are found together."""
+    for left_out in names:
+        with cloned_database(postgres_server, right_database) as database:
+            books = Books(postgres_server, database, tmp_path)
+            for name in names:
+                if name != left_out:
+                    corrupt(books, CORRUPTIONS[name][0])
+            found = {difference_key(difference) for difference in verify(books.engine)}
+            books.close()
+        assert CORRUPTIONS[left_out][1] not in found
 
 
 @pytest.mark.parametrize("corruptions", [{**BESIDE_USAGE[0], "": LOST_COUNT}, BESIDE_USAGE[1]])

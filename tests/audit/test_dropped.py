@@ -10,11 +10,9 @@ from hypothesis import strategies as st
 from accounting.audit.rebuild import rebuild
 from accounting.audit.retention import expired_days, retain
 from accounting.audit.verify import verify
-from accounting.billing.close_period import close_periods
 from accounting.identities.erase import erase
 from tests.support.books import (
     Books,
-    channel,
     cloned_database,
     status_payload,
     traffic_payload,
@@ -24,39 +22,17 @@ from tests.support.crash_injection import CrashInjector, crashing_engine, run_th
 from tests.support.retention_scenario import (
     DAYS_TO_DROP_ALL,
     kept_days,
+    receive_steps,
     receive_two_days,
     run_jobs_and_close,
+    run_jobs_and_close_all,
     without_reports,
 )
-from tests.support.scenario_player import ALLOCATIONS, SOURCES, STEPS, Step
+from tests.support.scenario_player import ALLOCATIONS, STEPS, Step
 from tests.support.servers import PostgresServer
 
 DAY: Final = 86_400
 LATER: Final = 40 * DAY
-
-
-def receive_steps(books: Books, steps: Sequence[Step], begin: float) -> None:
-    now = begin
-    for source in SOURCES:
-        books.advance_clock(now, source=source)
-    for step in steps:
-        now += step.wait
-        allocation = step.allocation
-        if step.gap_seconds:
-            books.advance_clock(now, source=allocation.source)
-            gap = books.spool(allocation.source).open_gap(books.micros_at(now), "connection_lost")
-            now += step.gap_seconds
-            books.spool(allocation.source).close_gap(gap, books.micros_at(now))
-            now += 0.001
-        name = channel(
-            step.suffix,
-            user=allocation.user,
-            realm=allocation.realm,
-            allocation=allocation.allocation,
-        )
-        books.receive(
-            now, name, step.payload, source=allocation.source, database=allocation.database
-        )
 
 
 ALICE: Final = ALLOCATIONS[0]
@@ -103,13 +79,6 @@ def drop_what_the_dry_run_says(books: Books, days: int) -> None:
     """The database must not refuse a day that the job considers droppable."""
     expired = list(expired_days(books.engine, days, dry_run=True))
     assert retain(books.engine, days) == sum(not day.blockers for day in expired)
-
-
-def run_jobs_and_close_all(books: Books, until: float) -> None:
-    for source in SOURCES:
-        books.advance_clock(until, source=source)
-    books.run_jobs()
-    close_periods(books.engine)
 
 
 RETENTION_TABLES: Final = (

@@ -9,7 +9,6 @@ import pytest
 from accounting.audit.rebuild import rebuild
 from accounting.audit.verify import verify
 from accounting.errors import UsageError
-from tests.support.billing_scenarios import close_and_adjust_november
 from tests.support.books import WRITER, Books
 from tests.support.command import turn_accounting
 from tests.support.corruptions import BESIDE_USAGE, CORRUPTIONS, corrupt, difference_key, fill_books
@@ -69,20 +68,19 @@ def test_rebuilding_right_books_changes_nothing(right_books: Books) -> None:
     assert right_books.query("SELECT FROM accounting.rebuilds") == []
 
 
-def test_rebuild_adjusts_closed_periods_and_keeps_their_statements(books: Books) -> None:
+def test_rebuild_adjusts_closed_periods_and_keeps_their_statements(adjusted_books: Books) -> None:
     """A report is changed here after its period was closed."""
-    close_and_adjust_november(books)
-    statements = books.rows("statements", order="user_key")
-    before = len(books.rows("adjustments"))
-    with psycopg.connect(books.url()) as connection:
+    statements = adjusted_books.rows("statements", order="user_key")
+    before = len(adjusted_books.rows("adjustments"))
+    with psycopg.connect(adjusted_books.url()) as connection:
         connection.execute("UPDATE accounting.reports SET sent_bytes = 502 WHERE sent_bytes = 501")
-    assert list(rebuild(books.engine, "the report was wrong"))
-    assert books.rows("statements", order="user_key") == statements
-    adjustments = books.rows("adjustments", order="posted_at")
+    assert list(rebuild(adjusted_books.engine, "the report was wrong"))
+    assert adjusted_books.rows("statements", order="user_key") == statements
+    adjustments = adjusted_books.rows("adjustments", order="posted_at")
     assert len(adjustments) == before + 1
     assert (adjustments[-1]["period"], adjustments[-1]["sent_bytes"]) == (date(2026, 11, 1), 1)
     # The statement does not match its own reports any more; a rebuild never repairs that.
-    assert {difference.what for difference in verify(books.engine)} == {"statements"}
+    assert {difference.what for difference in verify(adjusted_books.engine)} == {"statements"}
 
 
 def test_rebuild_needs_a_reason(books: Books) -> None:

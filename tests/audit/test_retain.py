@@ -1,6 +1,8 @@
 """Retain drops reports only when nothing billed can be lost with them."""
 
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
@@ -17,7 +19,14 @@ from accounting.billing.close_period import close_periods
 from accounting.capture.spool.records import RawKeySighting
 from accounting.domain.session_fold import KeyFold
 from accounting.errors import AccountingError
-from tests.support.books import WRITER, Books, channel
+from tests.support.books import (
+    WRITER,
+    Books,
+    BooksTemplate,
+    books_template,
+    channel,
+    copied_books,
+)
 from tests.support.command import turn_accounting
 from tests.support.corruptions import corrupt, difference_key
 from tests.support.coturn_messages import OTHER_SERVER_ADDRESS, FakeAllocation
@@ -34,6 +43,7 @@ from tests.support.retention_scenario import (
     run_jobs_and_close,
     without_reports,
 )
+from tests.support.servers import PostgresServer
 
 NOVEMBER: Final = date(2026, 11, 1)
 
@@ -45,67 +55,96 @@ def blockers_by_day(books: Books, days: int = DAYS_TO_DROP_ALL) -> list[tuple[st
     return blockers
 
 
-def test_a_day_is_dropped_when_its_periods_are_closed_and_proved(books: Books) -> None:
+@pytest.fixture(scope="module")
+def closed_template(
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BooksTemplate]:
+    directory = tmp_path_factory.mktemp("closed")
+    with books_template(postgres_server, directory, close_two_days) as template:
+        yield template
+
+
+@pytest.fixture(scope="module")
+def half_dropped_template(
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BooksTemplate]:
+    directory = tmp_path_factory.mktemp("half")
+    with books_template(postgres_server, directory, drop_first_day) as template:
+        yield template
+
+
+def close_two_days(books: Books) -> None:
     receive_two_days(books)
     run_jobs_and_close(books)
-    before = without_reports(books)
-    days = expired_days(books.engine, DAYS_TO_DROP_ALL)
+
+
+def drop_first_day(books: Books) -> None:
+    close_two_days(books)
+    assert retain(books.engine, DAYS_TO_DROP_ONE) == 1
+    assert kept_days(books) == [3, 4]
+
+
+@pytest.fixture
+def closed_books(
+    postgres_server: PostgresServer, closed_template: BooksTemplate, tmp_path: Path
+) -> Iterator[Books]:
+    """Books of two days, whose period is closed."""
+    with copied_books(postgres_server, closed_template, tmp_path) as books:
+        yield books
+
+
+@pytest.fixture
+def half_dropped(
+    postgres_server: PostgresServer, half_dropped_template: BooksTemplate, tmp_path: Path
+) -> Iterator[Books]:
+    """Books without the first day's reports, whose sessions go on after it."""
+    with copied_books(postgres_server, half_dropped_template, tmp_path) as books:
+        yield books
+
+
+def test_a_day_is_dropped_when_its_periods_are_closed_and_proved(closed_books: Books) -> None:
+    before = without_reports(closed_books)
+    days = expired_days(closed_books.engine, DAYS_TO_DROP_ALL)
     assert [(expired.day.day, expired.reports, expired.blockers) for expired in days] == [
         (2, 10, ()),
         (3, 10, ()),
         (4, 3, ()),
     ]
-    assert kept_days(books) == []
-    assert without_reports(books) == before
+    assert kept_days(closed_books) == []
+    assert without_reports(closed_books) == before
     result = VerifyResult()
-    assert list(verify(books.engine, result=result)) == []
+    assert list(verify(closed_books.engine, result=result)) == []
     (dropped,) = result.partly_dropped
     assert dropped.proof is not None
     assert (dropped.realm, dropped.period, dropped.kept_since, dropped.proof.differences) == (
         "example.org", NOVEMBER, date(2026, 11, 5), 0,
     )  # fmt: skip
-    assert_closed_periods_add_up(books)
+    assert_closed_periods_add_up(closed_books)
 
 
-def test_a_dry_run_yields_the_days_and_drops_none(books: Books) -> None:
-    receive_two_days(books)
-    run_jobs_and_close(books)
-    days = list(expired_days(books.engine, DAYS_TO_DROP_ALL, dry_run=True))
+def test_a_dry_run_yields_the_days_and_drops_none(closed_books: Books) -> None:
+    days = list(expired_days(closed_books.engine, DAYS_TO_DROP_ALL, dry_run=True))
     assert [expired.blockers for expired in days] == [(), (), ()]
-    assert kept_days(books) == [2, 3, 4]
-    assert list(expired_days(books.engine, DAYS_TO_DROP_ALL)) == days
-    assert list(expired_days(books.engine, DAYS_TO_DROP_ALL)) == []
+    assert kept_days(closed_books) == [2, 3, 4]
+    assert list(expired_days(closed_books.engine, DAYS_TO_DROP_ALL)) == days
+    assert list(expired_days(closed_books.engine, DAYS_TO_DROP_ALL)) == []
 
 
-def test_reports_are_kept_for_ever_without_a_setting(books: Books) -> None:
-    receive_two_days(books)
-    run_jobs_and_close(books)
-    assert retain(books.engine, None) == 0
-    assert retain(books.engine, 365) == 0
-    assert kept_days(books) == [2, 3, 4]
+def test_reports_are_kept_for_ever_without_a_setting(closed_books: Books) -> None:
+    assert retain(closed_books.engine, None) == 0
+    assert retain(closed_books.engine, 365) == 0
+    assert kept_days(closed_books) == [2, 3, 4]
 
 
-def test_the_age_of_reports_counts_by_the_clock_that_is_behind(books: Books) -> None:
+def test_the_age_of_reports_counts_by_the_clock_that_is_behind(closed_books: Books) -> None:
     """The database's, or what is captured: a clock that is ahead makes no report old."""
-    receive_two_days(books)
-    run_jobs_and_close(books)
-    books.set_database_clock(datetime(2036, 11, 28, tzinfo=UTC))
-    assert retain(books.engine, 365) == 0
-    with psycopg.connect(books.url()) as connection:
+    closed_books.set_database_clock(datetime(2036, 11, 28, tzinfo=UTC))
+    assert retain(closed_books.engine, 365) == 0
+    with psycopg.connect(closed_books.url()) as connection:
         connection.execute("UPDATE accounting.sources SET captured_until = '2036-11-28'")
-    books.set_database_clock()
-    assert retain(books.engine, 365) == 0
-    assert kept_days(books) == [2, 3, 4]
-
-
-@pytest.fixture
-def half_dropped(books: Books) -> Books:
-    """Books without the first day's reports, whose sessions go on after it."""
-    receive_two_days(books)
-    run_jobs_and_close(books)
-    assert retain(books.engine, DAYS_TO_DROP_ONE) == 1
-    assert kept_days(books) == [3, 4]
-    return books
+    closed_books.set_database_clock()
+    assert retain(closed_books.engine, 365) == 0
+    assert kept_days(closed_books) == [2, 3, 4]
 
 
 def test_sessions_across_the_dropped_day_are_recomputed_from_the_carried_ones(
@@ -267,17 +306,18 @@ def test_an_open_period_blocks_the_days_it_depends_on(books: Books) -> None:
     assert list(verify(books.engine)) == []
 
 
-def test_a_period_without_a_clean_proof_blocks_its_days(books: Books) -> None:
-    receive_two_days(books)
-    run_jobs_and_close(books)
-    corrupt(books, "UPDATE accounting.user_usage_monthly SET sent_bytes = 1 WHERE sent_bytes = 10")
-    first, *_ = blockers_by_day(books)
+def test_a_period_without_a_clean_proof_blocks_its_days(closed_books: Books) -> None:
+    corrupt(
+        closed_books,
+        "UPDATE accounting.user_usage_monthly SET sent_bytes = 1 WHERE sent_bytes = 10",
+    )
+    first, *_ = blockers_by_day(closed_books)
     assert first[0].startswith("period 2026-11-01 of realm 'example.org' has 1 difference,")
-    assert kept_days(books) == [2, 3, 4]
-    list(rebuild(books.engine, "a test"))
-    assert len(blockers_by_day(books)) == 3  # until it is verified again
-    assert list(verify(books.engine)) == []
-    assert retain(books.engine, DAYS_TO_DROP_ALL) == 3
+    assert kept_days(closed_books) == [2, 3, 4]
+    list(rebuild(closed_books.engine, "a test"))
+    assert len(blockers_by_day(closed_books)) == 3  # until it is verified again
+    assert list(verify(closed_books.engine)) == []
+    assert retain(closed_books.engine, DAYS_TO_DROP_ALL) == 3
 
 
 def test_an_active_session_blocks_its_first_day(books: Books) -> None:
@@ -304,14 +344,12 @@ def test_a_source_that_is_not_settled_beyond_a_day_blocks_it(books: Books) -> No
 
 
 def test_the_database_refuses_to_drop_reports_that_are_not_carried_over_or_not_proved(
-    books: Books,
+    closed_books: Books,
 ) -> None:
-    receive_two_days(books)
-    run_jobs_and_close(books)
     drop = "SELECT accounting.drop_report_partition('2026-11-02')"
-    with psycopg.connect(books.url(WRITER)) as connection, pytest.raises(IntegrityError):
+    with psycopg.connect(closed_books.url(WRITER)) as connection, pytest.raises(IntegrityError):
         connection.execute(drop)
-    with psycopg.connect(books.url(WRITER)) as connection:
+    with psycopg.connect(closed_books.url(WRITER)) as connection:
         connection.execute(
             "INSERT INTO accounting.dropped_positions SELECT source_id, 99, 0, now(),"
             " gen_random_uuid() FROM accounting.sources"
@@ -340,11 +378,9 @@ def test_an_open_period_of_the_realm_blocks_a_day_without_usage_that_is_billed(
     assert list(verify(books.engine)) == []
 
 
-def test_a_day_is_kept_when_the_database_refuses_to_drop_it(books: Books) -> None:
+def test_a_day_is_kept_when_the_database_refuses_to_drop_it(closed_books: Books) -> None:
     """A difference is found after the day was evaluated."""
-    receive_two_days(books)
-    run_jobs_and_close(books)
-    with psycopg.connect(books.url()) as connection:
+    with psycopg.connect(closed_books.url()) as connection:
         connection.execute(
             "CREATE FUNCTION public.find_difference() RETURNS trigger LANGUAGE plpgsql AS"
             " 'BEGIN UPDATE accounting.proofs SET differences = 1; RETURN NULL; END'"
@@ -353,31 +389,27 @@ def test_a_day_is_kept_when_the_database_refuses_to_drop_it(books: Books) -> Non
             "CREATE TRIGGER finds_difference AFTER INSERT ON accounting.dropped_reports"
             " EXECUTE FUNCTION public.find_difference()"
         )
-    first, *_ = expired_days(books.engine, DAYS_TO_DROP_ALL)
+    first, *_ = expired_days(closed_books.engine, DAYS_TO_DROP_ALL)
     assert first.blockers == (
         "dropping the reports of 2026-11-02 refused: a period is not closed and proved",
     )
-    assert kept_days(books) == [2, 3, 4]
-    with psycopg.connect(books.url()) as connection:
+    assert kept_days(closed_books) == [2, 3, 4]
+    with psycopg.connect(closed_books.url()) as connection:
         connection.execute("DROP TRIGGER finds_difference ON accounting.dropped_reports")
-    assert retain(books.engine, DAYS_TO_DROP_ALL) == 3
+    assert retain(closed_books.engine, DAYS_TO_DROP_ALL) == 3
 
 
-def test_a_reader_of_reports_blocks_the_drop(books: Books) -> None:
-    receive_two_days(books)
-    run_jobs_and_close(books)
-    assert list(verify(books.engine)) == []
-    with psycopg.connect(books.url()) as reader:
+def test_a_reader_of_reports_blocks_the_drop(closed_books: Books) -> None:
+    assert list(verify(closed_books.engine)) == []
+    with psycopg.connect(closed_books.url()) as reader:
         reader.execute("SELECT count(*) FROM accounting.reports")
-        (first, *_) = list(expired_days(books.engine, DAYS_TO_DROP_ALL))
+        (first, *_) = list(expired_days(closed_books.engine, DAYS_TO_DROP_ALL))
         assert first.blockers == ("its reports are being read now",)
-    assert retain(books.engine, DAYS_TO_DROP_ALL) == 3
+    assert retain(closed_books.engine, DAYS_TO_DROP_ALL) == 3
 
 
-def test_the_dry_run_command_prints_a_line_for_each_day(books: Books) -> None:
-    receive_two_days(books)
-    run_jobs_and_close(books)
-    url = books.url(WRITER)
+def test_the_dry_run_command_prints_a_line_for_each_day(closed_books: Books) -> None:
+    url = closed_books.url(WRITER)
     result = turn_accounting("job", "run", "retain", "--dry-run", database_url=url)
     assert (result.code, result.out) == (
         0,

@@ -1,6 +1,8 @@
 """Verify recomputes statements at their cutoffs, and checks adjustments against later usage."""
 
+from collections.abc import Sequence
 from datetime import date
+from itertools import chain
 from typing import Final
 
 import psycopg
@@ -109,12 +111,40 @@ def test_closed_periods_with_late_usage_and_manual_adjustments_verify(closed: Bo
     assert list(verify(closed.engine, "example.org", NOVEMBER)) == []
 
 
-@pytest.mark.parametrize("corruption", CORRUPTIONS)
-def test_verify_names_each_corruption_of_a_closed_period(closed: Books, corruption: str) -> None:
+FOUND_TOGETHER: Final = (
+    (
+        "a line with another byte",
+        "a digest of other figures",
+        "a doubled line of a user without usage",
+        "a period closed within other borders",
+    ),
+    ("a lost line", "a cutoff that reaches further", "usage of the period that the feed lost"),
+    ("a lost adjustment", "usage of the period that the feed has twice"),
+)
+"""Corruptions that neither hide each other nor have the differences that another one is to have."""
+
+
+def test_every_corruption_is_found_together_with_others() -> None:
+    assert sorted(chain(*FOUND_TOGETHER)) == sorted(CORRUPTIONS)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        *FOUND_TOGETHER,
+        *(pytest.param((name,), marks=pytest.mark.long) for name in CORRUPTIONS),
+    ],
+    ids=" and ".join,
+)
+def test_verify_names_each_corruption_of_a_closed_period(
+    closed: Books, names: Sequence[str]
+) -> None:
     close_and_adjust(closed)
-    statement, expected = CORRUPTIONS[corruption]
     with psycopg.connect(closed.url()) as connection:
         for table in ("periods", "statements", "adjustments"):  # whose triggers refuse it
             connection.execute(f"ALTER TABLE accounting.{table} DISABLE TRIGGER ALL".encode())
-        assert connection.execute(statement.encode()).rowcount > 0
-    assert expected <= {difference_key(difference) for difference in verify(closed.engine)}
+        for name in names:
+            assert connection.execute(CORRUPTIONS[name][0].encode()).rowcount > 0
+    found = {difference_key(difference) for difference in verify(closed.engine)}
+    for name in names:
+        assert CORRUPTIONS[name][1] <= found, name

@@ -9,18 +9,16 @@ import pytest
 from accounting.audit.trace import trace, trace_adjustment
 from accounting.domain.session_fold import KeyFold
 from accounting.errors import NotYet, UsageError
-from tests.support.billing_scenarios import close_and_adjust_november
 from tests.support.books import Books
 from tests.support.corruptions import corrupt
 
 NOVEMBER = date(2026, 11, 1)
 
 
-def test_the_reports_add_up_to_the_line_and_its_adjustments(books: Books) -> None:
-    close_and_adjust_november(books)
-    traced = trace(books.engine, "example.org", NOVEMBER, user="alice")
-    (line,) = [row for row in books.rows("statements") if row["user_id"] == "alice"]
-    (adjustment,) = books.rows("adjustments")
+def test_the_reports_add_up_to_the_line_and_its_adjustments(adjusted_books: Books) -> None:
+    traced = trace(adjusted_books.engine, "example.org", NOVEMBER, user="alice")
+    (line,) = [row for row in adjusted_books.rows("statements") if row["user_id"] == "alice"]
+    (adjustment,) = adjusted_books.rows("adjustments")
     assert traced.adds_up
     assert [traced_line.adjustment_id for traced_line in traced.lines] == [
         None,
@@ -51,31 +49,28 @@ def test_the_reports_add_up_to_the_line_and_its_adjustments(books: Books) -> Non
     ]
     (late,) = [session for session in traced.sessions if session.source == "behind"]
     assert [report.late for report in late.reports] == [True, True]
-    assert trace_adjustment(books.engine, adjustment["adjustment_id"]) == traced
+    assert trace_adjustment(adjusted_books.engine, adjustment["adjustment_id"]) == traced
 
 
-def test_a_changed_report_does_not_add_up(books: Books) -> None:
-    close_and_adjust_november(books)
-    corrupt(books, "UPDATE accounting.reports SET sent_bytes = 502 WHERE sent_bytes = 501")
-    assert not trace(books.engine, "example.org", NOVEMBER, user="alice").adds_up
-    assert trace(books.engine, "example.org", NOVEMBER, user="bob").adds_up
+def test_a_changed_report_does_not_add_up(adjusted_books: Books) -> None:
+    corrupt(adjusted_books, "UPDATE accounting.reports SET sent_bytes = 502 WHERE sent_bytes = 501")
+    assert not trace(adjusted_books.engine, "example.org", NOVEMBER, user="alice").adds_up
+    assert trace(adjusted_books.engine, "example.org", NOVEMBER, user="bob").adds_up
 
 
-def test_an_open_period_or_an_unknown_user_is_refused(books: Books) -> None:
-    close_and_adjust_november(books)
+def test_an_open_period_or_an_unknown_user_is_refused(adjusted_books: Books) -> None:
     with pytest.raises(NotYet):
-        trace(books.engine, "example.org", date(2026, 12, 1), user="alice")
+        trace(adjusted_books.engine, "example.org", date(2026, 12, 1), user="alice")
     with pytest.raises(UsageError):
-        trace(books.engine, "example.org", NOVEMBER, user="nobody")
+        trace(adjusted_books.engine, "example.org", NOVEMBER, user="nobody")
     with pytest.raises(UsageError, match="has usage in period"):
-        trace(books.engine, "example.org", NOVEMBER, key=UUID(int=1))
+        trace(adjusted_books.engine, "example.org", NOVEMBER, key=UUID(int=1))
 
 
 def test_a_trace_leaves_out_what_the_fold_raises_for(
-    books: Books, monkeypatch: pytest.MonkeyPatch
+    adjusted_books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    close_and_adjust_november(books)
-    whole = trace(books.engine, "example.org", NOVEMBER, user="alice")
+    whole = trace(adjusted_books.engine, "example.org", NOVEMBER, user="alice")
     apply_interim = KeyFold.apply_interim
 
     def faulty(fold: KeyFold, *report: Any) -> None:
@@ -85,10 +80,10 @@ def test_a_trace_leaves_out_what_the_fold_raises_for(
 
     with monkeypatch.context() as patch:
         patch.setattr(KeyFold, "apply_interim", faulty)
-        traced = trace(books.engine, "example.org", NOVEMBER, user="alice")
+        traced = trace(adjusted_books.engine, "example.org", NOVEMBER, user="alice")
     assert (whole.adds_up, traced.adds_up) == (True, True)
     assert len(traced.sessions) == len(whole.sessions)
     kept = next(session for session in traced.sessions if session.allocation_id == 2)
     assert [report.counters[1] for report in kept.reports] == [0, 1, 0, 0, 599, 0]
     assert kept.session.disputed
-    assert trace(books.engine, "example.org", NOVEMBER, user="alice") == whole
+    assert trace(adjusted_books.engine, "example.org", NOVEMBER, user="alice") == whole

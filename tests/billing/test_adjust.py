@@ -20,7 +20,6 @@ from tests.support.billing_scenarios import (
     DECEMBER,
     NOVEMBER,
     NOVEMBER_END_SECONDS,
-    close_november,
     close_november_without_late_source,
     receive_late_source,
     receive_november,
@@ -95,17 +94,18 @@ def test_more_late_usage_is_posted_as_the_difference(books: Books) -> None:
     assert_closed_periods_add_up(books)
 
 
-def test_recomputed_hours_without_a_difference_post_nothing(books: Books) -> None:
-    close_november(books)
-    books.query(
+def test_recomputed_hours_without_a_difference_post_nothing(november_books: Books) -> None:
+    november_books.query(
         "INSERT INTO accounting.usage_deltas"
         " SELECT realm_id, user_key, starts_at FROM accounting.user_usage_hourly RETURNING 1"
     )
-    books.rollup()
-    assert books.query("SELECT count(*) FROM accounting.periods_to_adjust") == [{"count": 2}]
-    assert adjust(books.engine) == 0
-    assert books.query("SELECT FROM accounting.periods_to_adjust") == []
-    assert books.rows("adjustments") == []
+    november_books.rollup()
+    assert november_books.query("SELECT count(*) FROM accounting.periods_to_adjust") == [
+        {"count": 2}
+    ]
+    assert adjust(november_books.engine) == 0
+    assert november_books.query("SELECT FROM accounting.periods_to_adjust") == []
+    assert november_books.rows("adjustments") == []
 
 
 def test_a_session_across_the_end_has_its_seconds_in_both_periods(books: Books) -> None:
@@ -207,23 +207,25 @@ def credit(engine: Engine, reason: str = "a test call", **changes: int) -> Poste
     )
 
 
-def test_an_equal_manual_adjustment_is_posted_once(books: Books) -> None:
-    close_november(books)
-    first = credit(books.engine)
-    assert credit(books.engine) == first._replace(is_new=False)
-    posted = [first, credit(books.engine, reason="another"), credit(books.engine, sent_packets=1)]
+def test_an_equal_manual_adjustment_is_posted_once(november_books: Books) -> None:
+    first = credit(november_books.engine)
+    assert credit(november_books.engine) == first._replace(is_new=False)
+    posted = [
+        first,
+        credit(november_books.engine, reason="another"),
+        credit(november_books.engine, sent_packets=1),
+    ]
     assert [adjustment.is_new for adjustment in posted] == [True] * 3
     assert len({adjustment.adjustment_id for adjustment in posted}) == 3
-    assert len(books.rows("adjustments")) == len(posted_events(books)) == 3
+    assert len(november_books.rows("adjustments")) == len(posted_events(november_books)) == 3
 
 
 def test_a_manual_adjustment_retried_after_a_crash_is_posted_once(
-    books: Books,
+    november_books: Books,
 ) -> None:
-    close_november(books)
     injector = CrashInjector()
     moment, finished = 0, False
-    with crashing_engine(books, injector) as engine:
+    with crashing_engine(november_books, injector) as engine:
         while not finished:
             moment += 1
             reason = f"attempt {moment}"
@@ -232,11 +234,11 @@ def test_a_manual_adjustment_retried_after_a_crash_is_posted_once(
                 credit(engine, reason)
                 finished = injector.moments_left > 0
             injector.moments_left = 0
-            retried = credit(books.engine, reason)
-            rows = [row for row in books.rows("adjustments") if row["reason"] == reason]
+            retried = credit(november_books.engine, reason)
+            rows = [row for row in november_books.rows("adjustments") if row["reason"] == reason]
             assert [row["adjustment_id"] for row in rows] == [retried.adjustment_id]
     assert moment > 10
-    assert len(posted_events(books)) == moment
+    assert len(posted_events(november_books)) == moment
 
 
 @pytest.mark.parametrize(("author", "manual"), [("turn-accounting", True), ("carol", False)])

@@ -24,7 +24,6 @@ from tests.support.billing_scenarios import (
     DAY,
     NOVEMBER,
     NOVEMBER_END_SECONDS,
-    close_november,
     receive_november,
 )
 from tests.support.books import START, WRITER, Books
@@ -60,14 +59,17 @@ def test_a_period_is_open_then_closing_then_closed(books: Books) -> None:
     assert close_periods(books.engine) == 0
 
 
-def test_a_statement_has_a_line_for_each_user_with_the_sums_of_the_hours(books: Books) -> None:
-    close_november(books)
-    lines = books.rows("statements", order="user_id")
-    closed_at = books.rows("periods", order="starts_at")[0]["closed_at"]
+def test_a_statement_has_a_line_for_each_user_with_the_sums_of_the_hours(
+    november_books: Books,
+) -> None:
+    lines = november_books.rows("statements", order="user_id")
+    closed_at = november_books.rows("periods", order="starts_at")[0]["closed_at"]
     cutoff = StatementCutoff.from_text(lines[0]["cutoff"])
-    assert cutoff.sources["default"].settled_until == books.micros_at(NOVEMBER_END_SECONDS + 61)
+    assert cutoff.sources["default"].settled_until == november_books.micros_at(
+        NOVEMBER_END_SECONDS + 61
+    )
     assert (cutoff.highest_gap_id, cutoff.excluded_sources) == (0, ())
-    keys = {row["user_id"]: row["user_key"] for row in books.rows("sessions")}
+    keys = {row["user_id"]: row["user_key"] for row in november_books.rows("sessions")}
     for line, user, counts, seconds, estimated in (
         (lines[0], "alice", (1, 100, 2, 200), 100, 0),
         (lines[1], "bob", (5, 500, 6, 600), 90, 1100),
@@ -97,10 +99,11 @@ def test_a_statement_has_a_line_for_each_user_with_the_sums_of_the_hours(books: 
     assert len(LINE_NUMBERS) == 12
 
 
-def test_closing_enqueues_one_event(books: Books) -> None:
-    close_november(books)
-    close_periods(books.engine)
-    events = books.query("SELECT payload FROM accounting.feed_outbox WHERE type = 'period.closed'")
+def test_closing_enqueues_one_event(november_books: Books) -> None:
+    close_periods(november_books.engine)
+    events = november_books.query(
+        "SELECT payload FROM accounting.feed_outbox WHERE type = 'period.closed'"
+    )
     assert [row["payload"] for row in events] == [
         {
             "realm": "example.org",
@@ -110,7 +113,7 @@ def test_closing_enqueues_one_event(books: Books) -> None:
             "time_zone": "UTC",
             "statements": 2,
             "without": [],
-            "figures": statement_figures(books),
+            "figures": statement_figures(november_books),
         }
     ]
 
@@ -327,11 +330,10 @@ def test_a_dry_run_returns_the_result_and_changes_nothing(books: Books) -> None:
     ],
 )
 def test_a_wrong_close_is_refused(
-    books: Books, realm: str, period: date, excluded_sources: list[str], message: str
+    november_books: Books, realm: str, period: date, excluded_sources: list[str], message: str
 ) -> None:
-    close_november(books)
     with pytest.raises(UsageError, match=message):
-        close_period(books.engine, realm, period, excluded_sources=excluded_sources)
+        close_period(november_books.engine, realm, period, excluded_sources=excluded_sources)
 
 
 @pytest.mark.parametrize(

@@ -271,6 +271,7 @@ def test_masked_settings_and_their_text_hold_no_password() -> None:
     )
     assert masked["redis_url"] == "rediss://:***@h:6380/0"
     assert masked["valkey_port"] == ""
+    assert masked["webhook_private_addresses"] == "false"
     assert set(masked) == set(Settings.model_fields)
     assert "hunter2" not in f"{settings!r} {settings} {masked}"
 

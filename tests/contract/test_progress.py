@@ -7,7 +7,6 @@ from typing import Final
 
 import pytest
 
-from tests.support.billing_scenarios import close_and_adjust_november
 from tests.support.books import WRITER, Books
 from tests.support.command import turn_accounting, turn_accounting_on_terminal
 from tests.support.corruptions import corrupt
@@ -41,13 +40,12 @@ def frames(shown: str) -> list[str]:
     ],
 )  # fmt: skip
 def test_long_work_shows_what_it_does_and_leaves_nothing(
-    books: Books, tmp_path: Path, arguments: str, steps: list[str]
+    adjusted_books: Books, tmp_path: Path, arguments: str, steps: list[str]
 ) -> None:
-    close_and_adjust_november(books)
     (tmp_path / "turn.log").write_text(LOG)
     words = [word.format(directory=tmp_path) for word in arguments.split()]
     shown = turn_accounting_on_terminal(
-        *words, columns=80, with_errors=True, database_url=books.url(WRITER)
+        *words, columns=80, with_errors=True, database_url=adjusted_books.url(WRITER)
     )
     drawn = frames(shown)
     for step in steps:
@@ -58,7 +56,7 @@ def test_long_work_shows_what_it_does_and_leaves_nothing(
     assert result.endswith("\n")
     assert not any(step in result for step in steps)
     assert "\x1b" not in shown
-    piped = turn_accounting(*words, database_url=books.url(WRITER))
+    piped = turn_accounting(*words, database_url=adjusted_books.url(WRITER))
     assert not any(step in piped.err for step in steps)
 
 
@@ -73,12 +71,13 @@ def test_a_simulation_shows_how_far_it_is() -> None:
     assert result.startswith("{")
 
 
-def test_data_go_to_their_file_while_progress_is_shown(books: Books, tmp_path: Path) -> None:
-    close_and_adjust_november(books)
-    corrupt(books, "UPDATE accounting.user_usage_daily SET sent_bytes = sent_bytes + 1")
+def test_data_go_to_their_file_while_progress_is_shown(
+    adjusted_books: Books, tmp_path: Path
+) -> None:
+    corrupt(adjusted_books, "UPDATE accounting.user_usage_daily SET sent_bytes = sent_bytes + 1")
     out = tmp_path / "differences.jsonl"
     shown = turn_accounting_on_terminal(
-        "verify", "--json", output=str(out), code=1, database_url=books.url(WRITER)
+        "verify", "--json", output=str(out), code=1, database_url=adjusted_books.url(WRITER)
     )
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert {row["what"] for row in rows} == {"user_usage_daily"}

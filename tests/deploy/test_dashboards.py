@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from itertools import combinations
 from operator import itemgetter
 from pathlib import Path
@@ -15,7 +16,7 @@ import yaml
 
 from accounting.ops.monitoring.health import evaluate
 from accounting.ops.monitoring.server import serve
-from tests.support.books import READER, Books
+from tests.support.books import READER, Books, channel, traffic_payload
 from tests.support.deployments import COMPOSE, DEPLOY, compose
 from tests.support.monitoring import (
     fill_every_metric,
@@ -239,3 +240,31 @@ def test_the_panels_agree_with_the_books(sample_books: Books) -> None:
     columns, users = run(sample_books, by_title["Top users"])
     assert sum(row[columns.index("bytes")] for row in users) == total
     assert users == sorted(users, key=itemgetter(columns.index("bytes")), reverse=True)
+
+
+@pytest.mark.parametrize("realm", ["example.org", ""])
+def test_a_realm_where_nobody_authenticates_is_shown(books: Books, realm: str) -> None:
+    """As with a shared secret that differs: such a realm has no usage, and can be chosen."""
+    books.start = datetime(2026, 11, 2, 12, tzinfo=UTC)
+    payload = traffic_payload(1, 2, 1, 3)
+    books.receive(0, channel("traffic", user="mallory", realm=realm), payload)
+    books.advance_clock(1)
+    books.run_jobs()
+    by_title = {title: text for title, _, text in STATEMENTS}
+    realms = [row[0] for row in run(books, by_title["realm"])[1]]
+    assert realms == [realm]
+    [(_, name, used)] = run(books, as_grafana_sends(by_title["Unattributed usage"], realms))[1]
+    assert (bool(name), used) == (True, 5)
+    [row] = run(books, as_grafana_sends(by_title["Names that never authenticated"], realms))[1]
+    assert row[:3] == (realm, "mallory", 5)
+
+
+def test_the_load_of_a_server_is_that_of_all_its_realms(sample_books: Books) -> None:
+    columns, rows = run(
+        sample_books,
+        as_grafana_sends({title: text for title, _, text in STATEMENTS}["Servers now"]),
+    )
+    servers = [row[columns.index("server")] for row in rows]
+    assert len(set(servers)) == len(servers)
+    live = sum(row[columns.index("live sessions")] for row in rows)
+    assert live == sum(row["live_sessions"] for row in sample_books.rows("rates"))

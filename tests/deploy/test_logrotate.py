@@ -81,7 +81,10 @@ def test_rotated_logs_have_every_line(tmp_path: Path) -> None:
         files = rotation.files()
         assert [path.suffix == ".gz" for path in files] == [False, True, False]
         expected: Counter[str] = Counter()
-        while message := published.get_message(timeout=1):
+        client.publish("turn/realm/end/traffic", "")
+        for message in iter(lambda: published.get_message(timeout=30), None):
+            if message["data"] == b"":
+                break
             user = re.fullmatch(rb"turn/realm/[^/]+/user/(\w*)/.*", message["channel"])
             received = re.search(rb"rcvb=(\d+)", message["data"])
             assert user is not None

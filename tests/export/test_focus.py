@@ -21,7 +21,6 @@ from tests.support.billing_scenarios import (
     DAY,
     DECEMBER,
     NOVEMBER,
-    close_november,
     close_november_without_late_source,
     credit_test_call,
     receive_late_source,
@@ -146,10 +145,9 @@ def test_a_file_keeps_the_rules_of_the_specification(
         assert {row["ContractedUnitPrice"] for row in corrections} == {None}
 
 
-def test_the_rules_find_what_breaks_them(books: Books) -> None:
+def test_the_rules_find_what_breaks_them(november_books: Books) -> None:
     """Each column's own: a null where none may be, a wrong format, a wrong sum, a wrong order."""
-    close_november(books)
-    names, rows = focus_file(books, PRICED)
+    names, rows = focus_file(november_books, PRICED)
     assert problems(names, rows) == []
     for name, rule in column_rules().items():
         if rule.presence == "mandatory":
@@ -233,12 +231,11 @@ def test_a_span_has_the_periods_that_begin_in_it(books: Books) -> None:
     assert (row["ProviderName"], row["BillingAccountName"]) == ("TURN service", None)
 
 
-def test_the_command_takes_the_names_and_the_price(books: Books) -> None:
-    close_november(books)
+def test_the_command_takes_the_names_and_the_price(november_books: Books) -> None:
     result = turn_accounting(
         "export", "focus", "--period", "2026-11-01", "--price-per-gb", "1000", "--currency", "CHF",
         "--provider", "Relays Ltd", "--publisher", "P", "--invoice-issuer", "I",
-        database_url=books.url(READER),
+        database_url=november_books.url(READER),
     )  # fmt: skip
     assert (result.code, result.err) == (0, "")
     rows = list(csv.DictReader(io.StringIO(result.out)))
@@ -247,7 +244,9 @@ def test_the_command_takes_the_names_and_the_price(books: Books) -> None:
         ("Relays Ltd", "P", "I", "0.0003"),
         ("Relays Ltd", "P", "I", "0.0011"),
     ]
-    waits = turn_accounting("export", "focus", "--period", "2026-12-01", database_url=books.url())
+    waits = turn_accounting(
+        "export", "focus", "--period", "2026-12-01", database_url=november_books.url()
+    )
     assert (waits.code, waits.out) == (3, "")
 
 

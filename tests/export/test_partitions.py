@@ -16,7 +16,6 @@ from accounting.export.selection import ExportFormat, ExportKind, Selection
 from tests.support.billing_scenarios import (
     DAY,
     NOVEMBER,
-    close_november,
     close_november_without_late_source,
     receive_late_source,
 )
@@ -126,11 +125,12 @@ def test_a_partitioned_export_that_is_no_table_is_refused(options: str, message:
     assert message in result.error_line
 
 
-def test_the_command_prints_each_file_and_the_manifest(books: Books, tmp_path: Path) -> None:
-    close_november(books)
+def test_the_command_prints_each_file_and_the_manifest(
+    november_books: Books, tmp_path: Path
+) -> None:
     result = turn_accounting(
         "export", "statements", "--period", "2026-11-01", "--partition", "--format", "parquet",
-        "--output", str(tmp_path), database_url=books.url(READER),
+        "--output", str(tmp_path), database_url=november_books.url(READER),
     )  # fmt: skip
     assert (result.code, result.err) == (0, "")
     assert result.out.splitlines() == [

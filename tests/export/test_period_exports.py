@@ -25,7 +25,6 @@ from tests.support.billing_scenarios import (
     DAY,
     DECEMBER,
     NOVEMBER,
-    close_november,
     close_november_without_late_source,
     receive_late_source,
     receive_november,
@@ -55,18 +54,17 @@ def test_a_period_that_is_not_closed_is_not_exported(books: Books, kind: ExportK
         export_rows(books.reader, kind)
 
 
-def test_a_closed_period_exports_its_lines_days_and_sessions(books: Books) -> None:
-    close_november(books)
-    lines = export_rows(books.reader, ExportKind.STATEMENTS)
-    days = export_rows(books.reader, ExportKind.USAGE)
-    sessions = export_rows(books.reader, ExportKind.SESSIONS)
+def test_a_closed_period_exports_its_lines_days_and_sessions(november_books: Books) -> None:
+    lines = export_rows(november_books.reader, ExportKind.STATEMENTS)
+    days = export_rows(november_books.reader, ExportKind.USAGE)
+    sessions = export_rows(november_books.reader, ExportKind.SESSIONS)
     assert {row["user_id"]: row["received_bytes"] for row in lines} == {
         "alice": "100",
         "bob": "500",
     }
     for rows in (days, sessions):
         assert sum(int(row["received_bytes"]) for row in rows) == 600
-    assert export_rows(books.reader, ExportKind.ADJUSTMENTS) == []
+    assert export_rows(november_books.reader, ExportKind.ADJUSTMENTS) == []
 
 
 def test_late_usage_does_not_change_exported_statements(books: Books, tmp_path: Path) -> None:
@@ -180,22 +178,21 @@ class DiskCrashInjector(CrashInjector):
 
 @pytest.mark.parametrize("format_", list(ExportFormat))
 def test_after_a_crash_at_any_moment_a_manifest_describes_its_file(
-    books: Books, tmp_path: Path, format_: ExportFormat
+    november_books: Books, tmp_path: Path, format_: ExportFormat
 ) -> None:
     """A repeated export then gives the files of an uninterrupted one."""
-    close_november(books)
     selection = Selection(kind=ExportKind.STATEMENTS, period=NOVEMBER)
     uninterrupted = export_to_directory(
-        books.reader, selection, format_, tmp_path / "uninterrupted"
+        november_books.reader, selection, format_, tmp_path / "uninterrupted"
     )
     expected = {path.name: path.read_bytes() for path in uninterrupted.path.parent.iterdir()}
     injector = DiskCrashInjector()
     moment, finished = 0, False
-    with closing(DatabaseReader(books.url(WRITER))) as reader:
+    with closing(DatabaseReader(november_books.url(WRITER))) as reader:
         while not finished:
             moment += 1
             directory = tmp_path / f"{moment:03d}"
-            old = export_to_directory(books.reader, selection, format_, directory)
+            old = export_to_directory(november_books.reader, selection, format_, directory)
             old.path.write_bytes(b"older")
             manifest = json.loads(old.manifest_path.read_text())
             manifest |= {"bytes": 5, "sha256": hashlib.sha256(b"older").hexdigest()}
@@ -209,16 +206,15 @@ def test_after_a_crash_at_any_moment_a_manifest_describes_its_file(
             injector.moments_left = 0
             if old.manifest_path.exists():
                 assert check_export(str(old.manifest_path)) == [], moment
-            export_to_directory(books.reader, selection, format_, directory)
+            export_to_directory(november_books.reader, selection, format_, directory)
             assert {path.name: path.read_bytes() for path in directory.iterdir()} == expected, (
                 moment
             )
     assert moment > 15
 
 
-def test_a_killed_process_leaves_only_drafts(books: Books, tmp_path: Path) -> None:
+def test_a_killed_process_leaves_only_drafts(november_books: Books, tmp_path: Path) -> None:
     """SIGKILL before the first sync leaves no file and no manifest; the next run writes both."""
-    close_november(books)
     target = tmp_path / "out"
     program = (
         "import os, signal, sys\n"
@@ -230,7 +226,7 @@ def test_a_killed_process_leaves_only_drafts(books: Books, tmp_path: Path) -> No
     arguments = ["export", "statements", "--period", "2026-11-01", "--output", str(target)]
     killed = subprocess.run(
         [sys.executable, "-c", program, *arguments],
-        env={**os.environ, "ACCOUNTING_DATABASE_URL": books.url(READER)},
+        env={**os.environ, "ACCOUNTING_DATABASE_URL": november_books.url(READER)},
         cwd=Path(__file__).resolve().parents[2],
         check=False,
         timeout=60,
@@ -238,7 +234,7 @@ def test_a_killed_process_leaves_only_drafts(books: Books, tmp_path: Path) -> No
     assert killed.returncode == -9
     assert [path.name[0] for path in target.iterdir()] != []
     assert all(path.name.startswith(".") for path in target.iterdir())
-    result = turn_accounting(*arguments, database_url=books.url(READER))
+    result = turn_accounting(*arguments, database_url=november_books.url(READER))
     paths = sorted(map(str, target.iterdir()))
     assert result == (0, "".join(f"{path}\n" for path in paths), "")
     assert paths == [
@@ -247,9 +243,10 @@ def test_a_killed_process_leaves_only_drafts(books: Books, tmp_path: Path) -> No
     assert turn_accounting("export", "check", paths[1]) == (0, "", "")
 
 
-def test_a_span_without_an_end_is_marked_as_incomplete(books: Books, tmp_path: Path) -> None:
-    close_november(books)
-    since, url = ("usage", "--since", "2026-11"), books.url(READER)
+def test_a_span_without_an_end_is_marked_as_incomplete(
+    november_books: Books, tmp_path: Path
+) -> None:
+    since, url = ("usage", "--since", "2026-11"), november_books.url(READER)
     streamed = turn_accounting("export", *since, database_url=url)
     listed = turn_accounting("usage", "--per", "day", "--csv", database_url=url)
     assert (streamed.code, streamed.out.splitlines()[0]) == (0, listed.out.splitlines()[0])
@@ -279,17 +276,15 @@ def test_the_command_exits_with_3_before_the_close(books: Books, tmp_path: Path)
 
 
 @pytest.mark.parametrize("format_", list(ExportFormat))
-def test_a_full_output_ends_the_export(books: Books, format_: ExportFormat) -> None:
-    close_november(books)
+def test_a_full_output_ends_the_export(november_books: Books, format_: ExportFormat) -> None:
     arguments = ("export", "statements", "--period", "2026-11-01", "--format", format_.value)
-    full = turn_accounting(*arguments, output="/dev/full", database_url=books.url(READER))
+    full = turn_accounting(*arguments, output="/dev/full", database_url=november_books.url(READER))
     assert full.code == 1
     assert "can't write to standard output" in full.error_line
 
 
-def test_the_command_writes_to_standard_output(books: Books) -> None:
-    close_november(books)
-    database = {"database_url": books.url(READER)}
+def test_the_command_writes_to_standard_output(november_books: Books) -> None:
+    database = {"database_url": november_books.url(READER)}
     result = turn_accounting(
         "export", "statements", "--period", "2026-11-01", "--format", "jsonl", **database
     )

@@ -102,24 +102,30 @@ def export(books: Books, place: Place, selection: Selection = SELECTION) -> Expo
 
 
 def test_an_export_to_a_store_is_that_to_a_directory(
-    books: Books, store: StoreServer, tmp_path: Path
+    november_books: Books, store: StoreServer, tmp_path: Path
 ) -> None:
     """The same bytes, also over an earlier export; ``export check`` reads the store."""
-    close_november(books)
-    database = {"database_url": books.url(READER)}
-    assert turn_accounting(*STATEMENTS, "--output", str(tmp_path), **database).code == 0
+    export(november_books, open_place(str(tmp_path)))
     url = f"{store.url}/a b/\u00fc"
     names = [f"{FILE}", MANIFEST]
-    for content in (b"", b"older"):
-        if content:
-            store.write(f"a b/\u00fc/{FILE}", content)
-            store.write(f"a b/\u00fc/{MANIFEST}", b"{}")
-        result = turn_accounting(*STATEMENTS, "--output", f"{url}/", **database)
-        assert result == (0, "".join(f"{url}/{name}\n" for name in names), "")
+
+    def is_exported() -> bool:
         assert store.names() == [f"a b/\u00fc/{name}" for name in names]
-        for name in names:
-            assert store.read(f"a b/\u00fc/{name}") == (tmp_path / name).read_bytes()
-    assert turn_accounting("export", "check", f"{url}/{MANIFEST}") == (0, "", "")
+        return all(
+            store.read(f"a b/\u00fc/{name}") == (tmp_path / name).read_bytes() for name in names
+        )
+
+    result = turn_accounting(
+        *STATEMENTS, "--output", f"{url}/", database_url=november_books.url(READER)
+    )
+    assert result == (0, "".join(f"{url}/{name}\n" for name in names), "")
+    assert is_exported()
+    store.write(f"a b/\u00fc/{FILE}", b"older")
+    store.write(f"a b/\u00fc/{MANIFEST}", b"{}")
+    assert not is_exported()
+    export(november_books, open_place(f"{url}/"))
+    assert is_exported()
+    assert check_export(f"{url}/{MANIFEST}") == []
     store.write(f"a b/\u00fc/{FILE}", b"flipped")
     changed = turn_accounting("export", "check", f"{url}/{MANIFEST}")
     assert changed.code == 1
@@ -188,16 +194,15 @@ def crossing(place: Place, store: StoreServer, content: bytes) -> Place:
 
 
 def test_two_exports_at_once_leave_no_manifest_of_another_file(
-    books: Books, store: StoreServer
+    november_books: Books, store: StoreServer
 ) -> None:
     """The one whose manifest came last finds the other's file: equal, or it takes it back."""
-    close_november(books)
-    export(books, store.place())
+    export(november_books, store.place())
     same = store.read(FILE)
-    export(books, crossing(store.place(), store, same))
+    export(november_books, crossing(store.place(), store, same))
     assert check_export(f"{store.url}/{MANIFEST}") == []
     with pytest.raises(AccountingError, match="another export wrote it at the same time"):
-        export(books, crossing(store.place(), store, b"another"))
+        export(november_books, crossing(store.place(), store, b"another"))
     assert store.names() == [FILE]
     assert store.read(FILE) == b"another"
 
@@ -240,9 +245,8 @@ def test_a_store_that_fails_at_any_request_leaves_an_export_or_no_manifest(
 
 
 def test_a_store_that_fails_once_is_asked_again(
-    books: Books, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+    november_books: Books, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    close_november(books)
     failed: list[str] = []
 
     def fail_once(_number: int, method: str, path: str) -> int | str | None:
@@ -255,16 +259,19 @@ def test_a_store_that_fails_once_is_asked_again(
         proxy.fault = fail_once
         for name, value in (proxy.variables | {"AWS_MAX_ATTEMPTS": "3"}).items():
             monkeypatch.setenv(name, value)
-        export(books, s3.place())
+        export(november_books, s3.place())
         assert failed == [f"/{BUCKET}/{FILE}", f"/{BUCKET}/{MANIFEST}"]
         assert check_export(f"{s3.url}/{MANIFEST}") == []
 
 
 @pytest.mark.parametrize("moment", [FILE, pytest.param(MANIFEST, marks=pytest.mark.long)])
 def test_a_process_killed_in_an_upload_leaves_no_half_file_and_no_manifest(
-    books: Books, s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, moment: str
+    november_books: Books,
+    s3: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    moment: str,
 ) -> None:
-    close_november(books)
     s3.write(FILE, b"older")
     s3.write(MANIFEST, b"of the older file")
     pids: list[int] = []
@@ -281,26 +288,25 @@ def test_a_process_killed_in_an_upload_leaves_no_half_file_and_no_manifest(
             monkeypatch.setenv(name, value)
         out, err = tmp_path / "out", tmp_path / "err"
         arguments = (*STATEMENTS, "--output", s3.url)
-        settings = {"database_url": books.url(READER)}
+        settings = {"database_url": november_books.url(READER)}
         process = start_turn_accounting(*arguments, out=out, err=err, settings=settings)
         assert process.pid is not None
         pids.append(process.pid)
         process.join(60)
         assert process.exitcode == -9
         assert s3.names() == [FILE]
-        whole = turn_accounting(*STATEMENTS, database_url=books.url(READER)).out.encode()
+        whole = turn_accounting(*STATEMENTS, database_url=november_books.url(READER)).out.encode()
         assert s3.read(FILE) == (b"older" if moment == FILE else whole)
         proxy.fault = lambda *_: None
-        assert turn_accounting(*arguments, database_url=books.url(READER)).code == 0
+        export(november_books, s3.place())
         assert s3.read(FILE) == whole
         assert check_export(f"{s3.url}/{MANIFEST}") == []
 
 
 @pytest.mark.needs_sshd
 def test_a_process_killed_in_an_sftp_upload_leaves_a_draft_that_a_later_export_removes(
-    books: Books, servers: dict[str, StoreServer], monkeypatch: pytest.MonkeyPatch
+    november_books: Books, servers: dict[str, StoreServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    close_november(books)
     sftp = started(servers, "sftp", monkeypatch)
     assert isinstance(sftp, SftpServer)
     program = (
@@ -315,18 +321,17 @@ def test_a_process_killed_in_an_sftp_upload_leaves_a_draft_that_a_later_export_r
     [draft] = sftp.names()
     assert draft.startswith(f".{FILE}.")
     assert draft.endswith(".draft")
-    export(books, sftp.place())
+    export(november_books, sftp.place())
     assert sftp.names() == [draft, FILE, MANIFEST]
     os.utime(sftp.files / draft, (0, 0))
-    export(books, sftp.place())
+    export(november_books, sftp.place())
     assert sftp.names() == [FILE, MANIFEST]
 
 
 @pytest.mark.needs_sshd
 def test_a_host_that_is_not_known_is_refused(
-    books: Books, servers: dict[str, StoreServer], monkeypatch: pytest.MonkeyPatch
+    november_books: Books, servers: dict[str, StoreServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    close_november(books)
     sftp = started(servers, "sftp", monkeypatch)
     assert isinstance(sftp, SftpServer)
     known_hosts = sftp.home / ".ssh" / "known_hosts"
@@ -335,7 +340,7 @@ def test_a_host_that_is_not_known_is_refused(
         for hosts in ("", text.replace("ed25519 A", "ed25519 B")):
             known_hosts.write_text(hosts)
             result = turn_accounting(
-                *STATEMENTS, "--output", sftp.url, database_url=books.url(READER)
+                *STATEMENTS, "--output", sftp.url, database_url=november_books.url(READER)
             )
             assert result.code == 1
             assert result.error_line.startswith(f"{sftp.url}: can't be reached: Host key")
@@ -346,9 +351,8 @@ def test_a_host_that_is_not_known_is_refused(
 
 @pytest.mark.parametrize("scheme", ["s3", "sftp"])
 def test_a_store_that_is_not_there_is_one_line(
-    books: Books, scheme: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    november_books: Books, scheme: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    close_november(books)
     port = free_port()
     variables = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
@@ -361,15 +365,14 @@ def test_a_store_that_is_not_there_is_one_line(
         monkeypatch.setenv(name, value)
     server = f"127.0.0.1:{port}" if scheme == "sftp" else BUCKET
     url = f"{scheme}://{server}/x"
-    result = turn_accounting(*STATEMENTS, "--output", url, database_url=books.url(READER))
+    result = turn_accounting(*STATEMENTS, "--output", url, database_url=november_books.url(READER))
     assert result.code == 1
     assert result.error_line.startswith(url)
 
 
-def test_a_bucket_that_is_not_there_is_one_line(books: Books, s3: S3Server) -> None:
-    close_november(books)
+def test_a_bucket_that_is_not_there_is_one_line(november_books: Books, s3: S3Server) -> None:
     url = "s3://no-such-bucket/x"
-    result = turn_accounting(*STATEMENTS, "--output", url, database_url=books.url(READER))
+    result = turn_accounting(*STATEMENTS, "--output", url, database_url=november_books.url(READER))
     assert result.code == 1
     assert result.error_line.endswith("The specified bucket does not exist")
     request(s3.port, "HEAD", f"/{BUCKET}")

@@ -8,19 +8,17 @@ import psycopg
 
 from accounting.billing.close_period import close_periods
 from accounting.feed.number_feed import number_feed
-from tests.support.billing_scenarios import close_november
 from tests.support.books import READER, Books
 
 PAGE: Final = (Path(__file__).resolve().parents[2] / "docs/billing-worker.md").read_text()
 STATEMENTS: Final = re.findall(r"^```sql\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 
 
-def test_the_statements_of_the_page_work(books: Books) -> None:
-    close_november(books)
-    assert close_periods(books.engine) == 0
-    number_feed(books.engine)
+def test_the_statements_of_the_page_work(november_books: Books) -> None:
+    assert close_periods(november_books.engine) == 0
+    number_feed(november_books.engine)
     cursor, read, advance, listen, bill = (statement.encode() for statement in STATEMENTS)
-    with psycopg.connect(books.url(READER), autocommit=True) as connection:
+    with psycopg.connect(november_books.url(READER), autocommit=True) as connection:
         assert connection.execute(cursor).fetchone() == (0,)
         events = connection.execute(read).fetchall()
         assert [row[0] for row in events] == list(range(1, len(events) + 1))

@@ -89,11 +89,12 @@ def test_no_table_contains_the_name_and_no_figure_changes(books: Books) -> None:
     assert list(verify(books.engine)) == []
 
 
-def test_an_erased_users_line_is_traced_by_key(books: Books) -> None:
-    close_and_adjust_november(books)
-    url = books.url(WRITER)
+def test_an_erased_users_line_is_traced_by_key(adjusted_books: Books) -> None:
+    url = adjusted_books.url(WRITER)
     assert turn_accounting("erase", "example.org", "alice", database_url=url).code == 0
-    keys = {str(row["user_key"]) for row in books.rows("statements") if row["user_id"] == ""}
+    keys = {
+        str(row["user_key"]) for row in adjusted_books.rows("statements") if row["user_id"] == ""
+    }
     (key,) = keys
     arguments = ("trace", "example.org", "2026-11-01", "--user-key", key)
     assert turn_accounting(*arguments, database_url=url).code == 0
@@ -101,31 +102,29 @@ def test_an_erased_users_line_is_traced_by_key(books: Books) -> None:
     assert (again.code, "erased 0 user_ids, 0 usernames" in again.err) == (0, True)
 
 
-def test_a_correction_after_an_erasure_finds_its_user(books: Books) -> None:
+def test_a_correction_after_an_erasure_finds_its_user(adjusted_books: Books) -> None:
     """And never one of those whose names were erased for the user without a name."""
-    close_and_adjust_november(books)
-    key = erase(books.engine, "example.org", "alice").user_key
+    key = erase(adjusted_books.engine, "example.org", "alice").user_key
 
     def credit(user: str) -> None:
         numbers = {"received_bytes": -1}
         post_manual_adjustment(
-            books.engine, "example.org", NOVEMBER, user, numbers, reason="x", author="y"
+            adjusted_books.engine, "example.org", NOVEMBER, user, numbers, reason="x", author="y"
         )
 
     with pytest.raises(UsageError, match="no user '' is known"):
         credit("")
     credit("alice")
-    rows = books.rows("adjustments", "user_key", "user_id", "author")
+    rows = adjusted_books.rows("adjustments", "user_key", "user_id", "author")
     assert [row for row in rows if row["author"] == "y"] == [
         {"user_key": key, "user_id": "", "author": "y"}
     ]
-    assert tables_containing(books, b"alice") == set()
+    assert tables_containing(adjusted_books, b"alice") == set()
 
 
-def test_the_command_names_what_it_does_not_erase(books: Books) -> None:
-    close_and_adjust_november(books)
+def test_the_command_names_what_it_does_not_erase(adjusted_books: Books) -> None:
     ran = turn_accounting(
-        "erase", "example.org", "alice", "--dry-run", database_url=books.url(WRITER)
+        "erase", "example.org", "alice", "--dry-run", database_url=adjusted_books.url(WRITER)
     )
     first, second, *listed = ran.err.splitlines()
     assert first.startswith(
@@ -300,8 +299,7 @@ def test_an_erased_name_is_restored_only_by_messages_received_afterwards(books: 
     assert tables_containing(books, b"alice") == set()
 
 
-def test_an_unknown_realm_or_user_is_refused(books: Books) -> None:
-    close_and_adjust_november(books)
+def test_an_unknown_realm_or_user_is_refused(adjusted_books: Books) -> None:
     for realm, user in (("nosuch", "alice"), ("example.org", "nobody"), ("example.org", "")):
         with pytest.raises(UsageError):
-            erase(books.engine, realm, user)
+            erase(adjusted_books.engine, realm, user)

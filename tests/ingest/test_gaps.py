@@ -53,8 +53,8 @@ def test_a_gap_describes_what_became_of_the_sessions_open_during_it(books: Books
     (gap,) = books.rows("capture_gaps")
     assert gap["cause"] == "disconnected"
     assert gap["detail"] == (
-        "of 4 sessions that lived through it 1 made exact by their totals, 1 kept by their keys, "
-        "2 expired, 1 still live"
+        "of 4 sessions that were open during it 1 made exact by their totals, "
+        "1 kept by their keys, 2 expired, 1 still live"
     )
     ends = {row["allocation_id"][-1]: row["end_cause"] for row in books.rows("sessions")}
     assert ends == {"1": "deleted", "2": "expired", "3": None, "4": "expired", "5": None}
@@ -89,7 +89,7 @@ def test_a_gap_without_open_sessions_is_described_as_such(books: Books) -> None:
     books.run_jobs()
     describe_gaps(books.engine)
     (gap,) = books.rows("capture_gaps")
-    assert gap["detail"] == "no session lived through it"
+    assert gap["detail"] == "no session was open during it"
 
 
 def test_a_sighting_starts_no_session(books: Books) -> None:
@@ -177,4 +177,4 @@ def test_the_description_follows_what_is_settled_also_long_after_the_gap(books: 
         books.run_jobs()
         describe_gaps(books.engine)
         (gap,) = books.rows("capture_gaps")
-        assert gap["detail"].startswith(f"of 1 session that lived through it {outcome}")
+        assert gap["detail"].startswith(f"of 1 session that was open during it {outcome}")

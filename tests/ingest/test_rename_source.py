@@ -13,7 +13,7 @@ from accounting.errors import SourceConflict, SpoolError, UsageError
 from accounting.ingest.loader import Loader
 from accounting.ingest.source_lease import acquire_lease
 from accounting.sources.rename import rename_source
-from tests.support.billing_scenarios import close_november, receive_november
+from tests.support.billing_scenarios import receive_november
 from tests.support.books import WRITER, Books
 from tests.support.command import CommandResult, turn_accounting
 from tests.support.coturn_messages import FakeAllocation
@@ -28,20 +28,19 @@ def rename(books: Books, old: str, new: str) -> CommandResult:
 
 
 def test_a_renamed_source_keeps_its_history_its_statements_and_its_sessions_ids(
-    books: Books,
+    november_books: Books,
 ) -> None:
-    close_november(books)
-    sessions = books.rows("sessions", "session_id", "received_bytes")
-    statements = books.rows("statements")
-    assert rename(books, "default", "berlin").code == 0
-    assert books.rows("sessions", "session_id", "received_bytes") == sessions
-    assert {row["source"] for row in books.rows("sessions")} == {"berlin"}
-    assert books.rows("statements") == statements
-    assert list(verify(books.engine)) == []
+    sessions = november_books.rows("sessions", "session_id", "received_bytes")
+    statements = november_books.rows("statements")
+    assert rename(november_books, "default", "berlin").code == 0
+    assert november_books.rows("sessions", "session_id", "received_bytes") == sessions
+    assert {row["source"] for row in november_books.rows("sessions")} == {"berlin"}
+    assert november_books.rows("statements") == statements
+    assert list(verify(november_books.engine)) == []
     # A year later it may have its old name again.
-    rename_source(books.engine, "berlin", "default")
-    assert list(verify(books.engine)) == []
-    assert close_periods(books.engine) == 0
+    rename_source(november_books.engine, "berlin", "default")
+    assert list(verify(november_books.engine)) == []
+    assert close_periods(november_books.engine) == 0
 
 
 def test_the_spool_goes_with_the_name_and_loads_on_where_it_was(books: Books) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.books import Books, cloned_database
 from tests.support.servers import PostgresServer, ValkeyServer, wait_until
-from tests.support.service import Service, descendants
+from tests.support.service import Service, descendants, send_signal
 from tests.support.turn_traffic import NumberPublisher, assert_losses_have_gaps, loaded_numbers
 
 LEASE_SECONDS: Final = "2"
@@ -36,7 +36,7 @@ class CollectorPair:
     def signal_first(self, step: signal.Signals) -> None:
         """Signal the first collector and its loader."""
         for pid in [self.first.pid, *descendants(self.first.pid)]:
-            os.kill(pid, step)
+            send_signal(pid, step)  # the children of a killed one may have ended
 
     def wait_until_loaded(self, user: str, number: int) -> None:
         """Return once a number is loaded."""

@@ -272,7 +272,7 @@ def test_a_hung_database_delays_a_snapshot_only_until_the_timeout(books: Books) 
         url = server.url()
         os.kill(server.pid, signal.SIGSTOP)
         try:
-            with snapshot_reader(books, url) as reader:
+            with snapshot_reader(books, url, timeout_seconds=2) as reader:
                 snapshot = reader.read()
                 assert snapshot.database_error == "Postgres does not answer within 2 s"
                 assert snapshot.spool is not None

@@ -16,7 +16,7 @@ from tests.support.billing_scenarios import (
     close_november_without_late_source,
     receive_late_source,
 )
-from tests.support.books import READER, TEMPLATE, Books, make_template
+from tests.support.books import READER, TEMPLATE, WRITER, Books, make_template
 from tests.support.command import turn_accounting
 from tests.support.page_commands import command_blocks
 from tests.support.postgres_programs import programs_directory
@@ -50,12 +50,15 @@ def test_a_restored_backup_is_loaded_again_from_the_spool(tmp_path: Path) -> Non
         make_template(postgres, DATABASE)
         books = Books(postgres, DATABASE, tmp_path)
         settings = {
-            "ACCOUNTING_DATABASE_URL": books.url(),
+            "ACCOUNTING_DATABASE_URL": books.url(WRITER),
             "ACCOUNTING_REDIS_URL": valkey.url,
             "ACCOUNTING_CAPTURE": "replication",
             "ADMIN_URL": postgres.url(database="postgres"),
+            "BOOKS_URL": books.url(),
         }
-        service = {name: value for name, value in settings.items() if name != "ADMIN_URL"}
+        service = {
+            name: value for name, value in settings.items() if name.startswith("ACCOUNTING_")
+        }
 
         def is_booked(number: int) -> bool:
             return hourly_received_bytes(books, "alice") >= number * (number + 1) // 2
@@ -102,8 +105,9 @@ def test_after_a_restore_a_worker_gets_each_event_once_by_id(
         )
     books = Books(postgres_server, DATABASE, tmp_path)
     settings = {
-        "ACCOUNTING_DATABASE_URL": books.url(),
+        "ACCOUNTING_DATABASE_URL": books.url(WRITER),
         "ADMIN_URL": postgres_server.url(database="postgres"),
+        "BOOKS_URL": books.url(),
         "BILLING_URL": books.url(READER),
     }
     correction = ("adjust", "example.org", "2026-11-01", "bob", "--sent-bytes=-600")

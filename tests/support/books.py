@@ -6,7 +6,8 @@ books.rows("sessions")
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import InitVar, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -304,6 +305,39 @@ class Books:
         self.reader.close()
         while self._connections:
             self._connections.popitem()[1].close()
+
+
+@dataclass(frozen=True, slots=True)
+class BooksTemplate:
+    """Filled books to copy: the name of their database, and the directory of their spools."""
+
+    name: str
+    directory: Path
+
+
+@contextmanager
+def books_template(
+    server: PostgresServer, directory: Path, fill: Callable[[Books], object]
+) -> Iterator[BooksTemplate]:
+    """A template of what ``fill`` makes of empty books."""
+    with cloned_database(server) as name:
+        books = Books(server, name, directory)
+        fill(books)
+        books.close()
+        yield BooksTemplate(name, directory)
+
+
+@contextmanager
+def copied_books(
+    server: PostgresServer, template: BooksTemplate, directory: Path
+) -> Iterator[Books]:
+    """A copy of filled books; their clock goes on from when they were filled."""
+    shutil.copytree(template.directory, directory, dirs_exist_ok=True)
+    with cloned_database(server, template.name) as name:
+        books = Books(server, name, directory)
+        books.query("UPDATE test_clock.clock SET loaded_at = clock_timestamp() RETURNING loaded_at")
+        yield books
+        books.close()
 
 
 def sum_counters(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:

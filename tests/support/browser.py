@@ -20,6 +20,7 @@ from playwright.sync_api import (
     Page,
     Request,
     Response,
+    expect,
     sync_playwright,
 )
 
@@ -36,6 +37,8 @@ ARGUMENTS: Final = (
     "--disable-component-update",
     "--disable-sync",
 )
+EXPECT_MILLISECONDS: Final = 30_000
+"""As long as Playwright waits for everything else; its default is five seconds."""
 
 
 @contextmanager
@@ -43,6 +46,7 @@ def chromium() -> Iterator[Browser]:
     """A browser with a profile of its own, which is removed at the end."""
     program = find_program(PROGRAM)
     assert program is not None, f"{PROGRAM} is not installed"
+    expect.set_options(timeout=EXPECT_MILLISECONDS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=program, args=ARGUMENTS, env={**os.environ, "TZ": "UTC"}

@@ -34,10 +34,13 @@ def settings_for(books: Books, **settings: object) -> Settings:
 
 
 @contextmanager
-def snapshot_reader(books: Books, url: str | None = None) -> Iterator[SnapshotReader]:
+def snapshot_reader(
+    books: Books, url: str | None = None, *, timeout_seconds: int = 60
+) -> Iterator[SnapshotReader]:
     """A reader of the books' snapshots, with the service's role."""
     database_url = books.url(WRITER) if url is None else url
-    with SnapshotReader(settings_for(books), lambda: database_url, timeout_seconds=2) as reader:
+    settings = settings_for(books)
+    with SnapshotReader(settings, lambda: database_url, timeout_seconds=timeout_seconds) as reader:
         yield reader
 
 

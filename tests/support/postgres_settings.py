@@ -72,7 +72,7 @@ def awkward_settings(connection: psycopg.Connection[Any]) -> Iterator[list[Setti
 
 def grouped(settings: Sequence[Sequence[SettingValue]], size: int) -> Iterator[list[SettingValue]]:
     """Groups that hold no setting twice, of all values."""
-    for turn in range(max(map(len, settings))):
+    for turn in range(max(map(len, settings), default=0)):
         values = [choices[turn] for choices in settings if len(choices) > turn]
         for start in range(0, len(values), size):
             yield values[start : start + size]

@@ -120,6 +120,8 @@ def settings(_books: Books) -> Iterator[str]:
     rows = []
     for name, field in Settings.model_fields.items():
         default = field.default
+        if isinstance(default, bool):
+            default = str(default).lower()
         shown = "" if default in (None, PydanticUndefined, "", ()) else f"`{default}`"
         also = f" (or `{environment_variable(name)}_FILE`)" if name in SECRETS else ""
         rows.append((f"`{environment_variable(name)}`{also}", shown, str(field.description)))
@@ -150,8 +152,8 @@ def views(books: Books) -> Iterator[str]:
 
 
 PUBLIC_FUNCTIONS: Final = {
-    "feed_advance", "feed_cursor", "feed_history", "feed_source", "nearest_to_limit",
-    "possible_user_keys", "user_peak_sessions",
+    "feed_advance", "feed_cursor", "feed_history", "feed_source", "known_realms",
+    "nearest_to_limit", "possible_user_keys", "user_peak_sessions",
 }  # fmt: skip
 _COLUMNS: Final = """
 SELECT c.relname AS view, obj_description(c.oid) AS view_comment, a.attname AS name,

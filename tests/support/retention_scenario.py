@@ -1,11 +1,12 @@
 """Two days of November 2026 with sessions across midnight, for the tests of dropped reports."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from accounting.billing.close_period import close_periods
-from tests.support.books import Books
+from tests.support.books import Books, channel
 from tests.support.coturn_messages import FakeAllocation
-from tests.support.scenario_player import all_rows
+from tests.support.scenario_player import SOURCES, Step, all_rows
 
 DAY: Final = 86_400
 MIDNIGHT_SECONDS: Final = DAY / 2
@@ -66,3 +67,36 @@ def kept_days(books: Books) -> list[int]:
         " FROM accounting.reports ORDER BY 1"
     )
     return [int(row["day"]) for row in rows]
+
+
+def receive_steps(books: Books, steps: Sequence[Step], begin: float) -> None:
+    """Receive random steps, of several sources."""
+    now = begin
+    for source in SOURCES:
+        books.advance_clock(now, source=source)
+    for step in steps:
+        now += step.wait
+        allocation = step.allocation
+        if step.gap_seconds:
+            books.advance_clock(now, source=allocation.source)
+            gap = books.spool(allocation.source).open_gap(books.micros_at(now), "connection_lost")
+            now += step.gap_seconds
+            books.spool(allocation.source).close_gap(gap, books.micros_at(now))
+            now += 0.001
+        name = channel(
+            step.suffix,
+            user=allocation.user,
+            realm=allocation.realm,
+            allocation=allocation.allocation,
+        )
+        books.receive(
+            now, name, step.payload, source=allocation.source, database=allocation.database
+        )
+
+
+def run_jobs_and_close_all(books: Books, until: float) -> None:
+    """As :func:`run_jobs_and_close`, for all sources of random steps."""
+    for source in SOURCES:
+        books.advance_clock(until, source=source)
+    books.run_jobs()
+    close_periods(books.engine)

@@ -32,6 +32,7 @@ from accounting.embedded import DATABASE, EmbeddedPostgres, child, run_postgres
 ADDRESS: Final = "127.0.0.1"
 # pytest-randomly seeds the generator of the module ``random`` alike in every worker.
 RANDOM: Final = random.SystemRandom()
+_GIVEN_PORTS: Final[set[int]] = set()
 
 
 def wait_until(
@@ -63,10 +64,16 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A free port below the ephemeral range, which outgoing connections use."""
+    """A free port below the ephemeral range, which outgoing connections use.
+
+    Each worker has ports of its own and takes none twice, as most are bound some time later.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     while True:
-        port = RANDOM.randrange(10_000, 32_000)
-        if is_free(port):
+        port = RANDOM.randrange(10_000 + worker % workers, 32_000, workers)
+        if port not in _GIVEN_PORTS and is_free(port):
+            _GIVEN_PORTS.add(port)
             return port
 
 

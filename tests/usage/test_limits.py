@@ -1,7 +1,9 @@
 """Limits: events when the usage of a bucket reaches a threshold, and when it no longer does."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -116,39 +118,43 @@ def test_each_threshold_is_one_event_when_usage_reaches_it(books: Books) -> None
     }
 
 
-@pytest.mark.parametrize(
-    ("options", "usage"),
-    [
-        ({"measure": "bytes", "amount": 700}, 700),
-        ({"measure": "bytes", "amount": 600, "direction": "received"}, 600),
-        ({"measure": "bytes", "amount": 100, "direction": "sent"}, 100),
-        ({"measure": "sessions", "amount": 1}, 1),
-        ({"measure": "session_seconds", "amount": 30}, 30),
-        ({"measure": "bytes", "amount": 700, "user": "alice"}, 700),
-        ({"measure": "bytes", "amount": 701, "every_user": False}, 800),
-        ({"measure": "session_seconds", "amount": 31, "every_user": False}, 60),
-    ],
+MEASURES: Final[Sequence[tuple[dict[str, Any], int]]] = (
+    ({"measure": "bytes", "amount": 700}, 700),
+    ({"measure": "bytes", "amount": 600, "direction": "received"}, 600),
+    ({"measure": "bytes", "amount": 100, "direction": "sent"}, 100),
+    ({"measure": "sessions", "amount": 1}, 1),
+    ({"measure": "session_seconds", "amount": 30}, 30),
+    ({"measure": "bytes", "amount": 700, "user": "alice"}, 700),
+    ({"measure": "bytes", "amount": 701, "every_user": False}, 800),
+    ({"measure": "session_seconds", "amount": 31, "every_user": False}, 60),
 )
-def test_each_measure_and_whom_is_limited(
-    books: Books, options: dict[str, Any], usage: int
-) -> None:
-    """Alice receives 600 bytes and sends 100 in 30 seconds, which is not limited for bob."""
+"""Options of a limit, and the usage with which it is reached."""
+LENGTHS: Final = ("hour", "day", "month", "period")
+
+
+def test_each_measure_and_whom_is_limited(books: Books) -> None:
+    """Alice receives 600 bytes and sends 100 in 30 seconds, bob 100 in all: no limit of bytes."""
     alice = open_books(books)
     bob = FakeAllocation(books, user="bob", allocation=2)
-    for per in ("hour", "day", "month", "period"):
-        limit(books, per=per, **options)
+    expected = {
+        (limit(books, per=per, **options).limit_id, "" if "every_user" in options else "alice"): use
+        for options, use in MEASURES
+        for per in LENGTHS
+    }
     bob.new(1, DAY)
     alice.interim(30, 1, 600, 1, 100)
     bob.interim(31, 1, 90, 1, 10)
     run_jobs_at(books, 32)
-    of_alice = [row for row in event_rows(books) if row["payload"]["whom"] == "realm"] or [
-        row
-        for row, state in zip(
-            event_rows(books), books.rows("limit_states", order="limit_id, user_key"), strict=True
-        )
-        if state["user_id"] == "alice"
-    ]
-    assert [row["payload"]["usage"] for row in of_alice] == [usage] * 4
+    names = {row["user_key"]: row["user_id"] for row in books.rows("limit_states")}
+    found = {
+        (
+            row["payload"]["limit_id"],
+            names[UUID(key)] if (key := row["payload"]["user_key"]) else "",
+        ): row["payload"]["usage"]
+        for row in event_rows(books)
+    }
+    assert sorted(use for key, use in found.items() if key[1] == "bob") == [1] * 4 + [30] * 4
+    assert {key: use for key, use in found.items() if key[1] != "bob"} == expected
     by_per = {row["per"]: row for row in books.rows("limit_states")}
     assert (by_per["period"]["starts_at"], by_per["period"]["ends_at"]) == (
         datetime(2026, 10, 15, tzinfo=UTC),
@@ -377,59 +383,60 @@ def test_a_rebuild_of_right_books_restores_lost_states(books: Books) -> None:
     assert [row["event_id"] for row in event_rows(books)] == [event["event_id"]]
 
 
-@pytest.mark.parametrize(
-    ("statement", "wrong", "clears"),
-    [
+WRONG: Final = (
+    (
+        "DELETE FROM accounting.limit_states WHERE threshold = 50 AND limit_id = 1",
+        ("limit_states", "missing", "50 % of limit 1", "", "600"),
+        0,
+    ),
+    (
+        "UPDATE accounting.limit_states SET cleared_at = reached_at WHERE limit_id = 2",
+        ("limit_states", "missing", "100 % of limit 2", "", "600"),
+        0,
+    ),
+    (
         (
-            "DELETE FROM accounting.limit_states WHERE threshold = 50 AND limit_id = 1",
-            ("limit_states", "missing", "50 % of limit 1", "", "600"),
-            0,
+            "INSERT INTO accounting.limit_states SELECT limit_id, realm_id, user_key,"
+            " starts_at, 100, ends_at, time_zone, amount, 1000, reached_at, NULL, 1"
+            " FROM accounting.limit_states WHERE limit_id = 1"
         ),
-        (
-            "UPDATE accounting.limit_states SET cleared_at = reached_at WHERE limit_id = 2",
-            ("limit_states", "missing", "100 % of limit 2", "", "600"),
-            0,
-        ),
-        (
-            (
-                "INSERT INTO accounting.limit_states SELECT limit_id, realm_id, user_key,"
-                " starts_at, 100, ends_at, time_zone, amount, 1000, reached_at, NULL, 1"
-                " FROM accounting.limit_states WHERE limit_id = 1"
-            ),
-            ("limit_states", "unfounded", "100 % of limit 1", "1000", "600"),
-            1,
-        ),
-        (
-            "UPDATE accounting.user_usage_hourly SET next_check_score = 10001",
-            ("user_usage_hourly", "differs", "next_check_score", "10001", "at most 10000"),
-            0,
-        ),
-    ],
+        ("limit_states", "unfounded", "100 % of limit 1", "1000", "600"),
+        1,
+    ),
+    (
+        "UPDATE accounting.user_usage_hourly SET next_check_score = 10001",
+        ("user_usage_hourly", "differs", "next_check_score", "10001", "at most 10000"),
+        0,
+    ),
 )
-def test_verify_finds_wrong_states_and_late_checks_and_a_rebuild_heals_them(
-    books: Books, statement: str, wrong: tuple[str, ...], clears: int
-) -> None:
+"""A statement that makes something of limits wrong, its difference, and the events that heal it."""
+
+
+def test_verify_finds_wrong_states_and_late_checks_and_a_rebuild_heals_them(books: Books) -> None:
     alice = open_books(books)
     limit(books, per="day", warnings=[50])
     limit(books, every_user=False, per="period", amount=600)
     use(books, alice, 10, 600)
     right, rebuilds = states(books), list(rebuild(books.engine, "nothing is wrong"))
     assert (list(verify(books.engine)), rebuilds) == ([], [])
-    with psycopg.connect(books.url()) as connection:
-        connection.execute(statement.encode())
-    for found in (verify(books.engine), rebuild(books.engine, "a test")):
-        [difference] = found
-        assert (
-            difference.what,
-            difference.kind,
-            difference.column,
-            difference.booked,
-            difference.recomputed,
-        ) == wrong
-    assert list(verify(books.engine)) == []
-    assert [row[:5] for row in states(books) if row[4]] == [row[:5] for row in right]
-    events_of = books.query("SELECT type FROM accounting.feed_outbox")
-    assert sum(row["type"] == CLEARED for row in events_of) == clears
+    cleared = 0
+    for statement, wrong, clears in WRONG:
+        with psycopg.connect(books.url()) as connection:
+            connection.execute(statement.encode())
+        for found in (verify(books.engine), rebuild(books.engine, "a test")):
+            [difference] = found
+            assert (
+                difference.what,
+                difference.kind,
+                difference.column,
+                difference.booked,
+                difference.recomputed,
+            ) == wrong
+        assert list(verify(books.engine)) == []
+        assert [row[:5] for row in states(books) if row[4]] == [row[:5] for row in right]
+        events_of = books.query("SELECT type FROM accounting.feed_outbox")
+        cleared += clears
+        assert sum(row["type"] == CLEARED for row in events_of) == cleared
 
 
 def test_an_erasure_leaves_the_states_without_a_name(books: Books) -> None:

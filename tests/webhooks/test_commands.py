@@ -12,7 +12,6 @@ from accounting.feed.number_feed import number_feed
 from accounting.feed.outbox import enqueue_event
 from accounting.installation import missing_extra
 from accounting.webhooks.delivery import deliver
-from tests.support.billing_scenarios import close_november
 from tests.support.books import READER, WRITER, Books
 from tests.support.command import CommandResult, environment, turn_accounting
 from tests.support.feed_events import post_and_number
@@ -198,11 +197,10 @@ def test_a_list_has_what_is_still_to_be_delivered_and_what_fails_now(
 
 
 def test_since_is_a_time_in_the_zone_of_the_realm_and_what_it_cuts_is_said(
-    books: Books, tmp_path: Path
+    november_books: Books, tmp_path: Path
 ) -> None:
-    close_november(books)
-    set_time_zone(books, "example.org", "Asia/Kolkata")
-    set_realm_rule(books, "example.net", time_zone="Asia/Kolkata")
+    set_time_zone(november_books, "example.org", "Asia/Kolkata")
+    set_realm_rule(november_books, "example.net", time_zone="Asia/Kolkata")
     key = tmp_path / "key"
     key.write_text("key")
     engine = ("--format", "lago", "--key-file", str(key), "--customer", "{user}")
@@ -217,18 +215,18 @@ def test_since_is_a_time_in_the_zone_of_the_realm_and_what_it_cuts_is_said(
             "a part of 2026-11-01 of realm 'example.org'",
         ),
     ):
-        added = webhook(books, "add", url, *engine, *options)
+        added = webhook(november_books, "add", url, *engine, *options)
         assert (added.code, added.out) == (0, "")
         assert words in added.error_line
         assert ("part" in added.error_line) == ("part" in words)
-        *_, row = webhook(books, "list", "--json").rows
+        *_, row = webhook(november_books, "list", "--json").rows
         assert row["counted_from"].startswith(counted_from)
-    assert "expected --key-file" in webhook(books, "rotate", "1").error_line
+    assert "expected --key-file" in webhook(november_books, "rotate", "1").error_line
     key.write_text("another-key")
-    assert webhook(books, "rotate", "1", "--key-file", str(key)).code == 0
-    assert webhook_row(books, 1)["api_key"] == "another-key"
-    assert webhook(books, "add", url).code == 0
-    refused = webhook(books, "rotate", "4", "--key-file", str(key))
+    assert webhook(november_books, "rotate", "1", "--key-file", str(key)).code == 0
+    assert webhook_row(november_books, 1)["api_key"] == "another-key"
+    assert webhook(november_books, "add", url).code == 0
+    refused = webhook(november_books, "rotate", "4", "--key-file", str(key))
     assert "webhook 4 has no API key" in refused.error_line
 
 

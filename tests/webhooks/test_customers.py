@@ -57,37 +57,38 @@ def customers(
     return [by_id[event.event_id] for event in events]
 
 
-def test_a_row_comes_before_the_template_and_neither_is_a_reason(books: Books) -> None:
-    close_november(books)
-    assert close_periods(books.engine) == 0
-    keys = keys_by_user(books)
+def test_a_row_comes_before_the_template_and_neither_is_a_reason(november_books: Books) -> None:
+    assert close_periods(november_books.engine) == 0
+    keys = keys_by_user(november_books)
     events = [usage_of(1, keys["alice"]), usage_of(2, keys["bob"], NOVEMBER_ENDS_AT)]
-    number, other = lago_endpoint(books), lago_endpoint(books)
+    number, other = lago_endpoint(november_books), lago_endpoint(november_books)
     lines = ["realm,user,customer", "example.org,alice,cus_a", 'example.org,"later, much",cus_l']
-    assert set_customers(books.engine, number, lines) == CustomerChanges(
+    assert set_customers(november_books.engine, number, lines) == CustomerChanges(
         set=2, removed=0, unknown=1
     )
-    alice, bob = customers(books, number, *events)
+    alice, bob = customers(november_books, number, *events)
     assert alice == EventCustomer(customer="cus_a", period_ends_at=NOVEMBER_ENDS_AT)
     assert (bob.customer, bob.reason) == (
         None, f"the user is not in the table of customers (user_key {keys['bob']})",
     )  # fmt: skip
     template = "{realm}/{user}/{user_key}"
-    alice, bob = customers(books, number, *events, template=template)
+    alice, bob = customers(november_books, number, *events, template=template)
     assert (alice.customer, bob.customer) == ("cus_a", f"example.org/bob/{keys['bob']}")
-    assert customers(books, other, events[0])[0].customer is None
-    erase(books.engine, "example.org", "alice")
-    alice, _ = customers(books, number, *events, template="{user}")
+    assert customers(november_books, other, events[0])[0].customer is None
+    erase(november_books.engine, "example.org", "alice")
+    alice, _ = customers(november_books, number, *events, template="{user}")
     assert alice.customer is None
     assert alice.reason.startswith("the user has no name, and is not in the table")
-    (later,) = list_customers(books.engine, number)
+    (later,) = list_customers(november_books.engine, number)
     assert later["customer"] == "cus_l"
     changes = set_customers(
-        books.engine, number, ["customer,user_key", f"cus_x,{keys['bob']}", f",{later['user_key']}"]
+        november_books.engine,
+        number,
+        ["customer,user_key", f"cus_x,{keys['bob']}", f",{later['user_key']}"],
     )
     assert changes == CustomerChanges(set=1, removed=1, unknown=0)
-    remove_endpoint(books.engine, number)
-    assert books.query("SELECT FROM accounting.webhook_customers") == []
+    remove_endpoint(november_books.engine, number)
+    assert november_books.query("SELECT FROM accounting.webhook_customers") == []
 
 
 @pytest.mark.parametrize(
@@ -112,16 +113,15 @@ def test_a_wrong_line_changes_nothing(books: Books, lines: list[str], words: str
     assert list_customers(books.engine, number) == []
 
 
-def test_the_command_sets_and_prints_the_table(books: Books, tmp_path: Path) -> None:
-    close_november(books)
-    number = str(lago_endpoint(books))
+def test_the_command_sets_and_prints_the_table(november_books: Books, tmp_path: Path) -> None:
+    number = str(lago_endpoint(november_books))
     file = tmp_path / "customers.csv"
     file.write_text("\ufeffrealm,user,customer\r\nexample.org,bob,cus_b\r\n")
-    url = books.url(WRITER)
+    url = november_books.url(WRITER)
     done = turn_accounting("webhook", "customers", number, str(file), database_url=url)
     assert (done.code, done.err) == (0, "turn-accounting: 1 customer set, 0 removed\n")
     printed = turn_accounting("webhook", "customers", number, database_url=url)
-    key = keys_by_user(books)["bob"]
+    key = keys_by_user(november_books)["bob"]
     assert printed.out == f"realm,user,user_key,customer\nexample.org,bob,{key},cus_b\n"
     unused = "realm,user,customer\nexample.org,later,+491\n"
     file.write_text(unused)

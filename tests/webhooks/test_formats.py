@@ -25,7 +25,7 @@ from accounting.webhooks.formats.options import (
 )
 from accounting.webhooks.formats.standard import StandardFormat
 from accounting.webhooks.message import Outcome, Request, Response
-from tests.support.billing_scenarios import close_november, credit_test_call
+from tests.support.billing_scenarios import credit_test_call
 from tests.support.books import READER, Books
 from tests.support.command import turn_accounting
 from tests.support.metering_events import SOURCE, feed_event, hour_counted, user_key
@@ -172,24 +172,25 @@ def test_any_text_is_one_header_of_printable_ascii(text: str) -> None:
     assert read.get_extension("name") == text.encode(errors="replace").decode()
 
 
-def test_the_feed_is_printed_as_cloudevents(books: Books) -> None:
-    close_november(books)
-    credit_test_call(books)
-    assert close_periods(books.engine) == 0
-    number_feed(books.engine)
-    result = turn_accounting("feed", "--format", "cloudevents", database_url=books.url(READER))
+def test_the_feed_is_printed_as_cloudevents(november_books: Books) -> None:
+    credit_test_call(november_books)
+    assert close_periods(november_books.engine) == 0
+    number_feed(november_books.engine)
+    result = turn_accounting(
+        "feed", "--format", "cloudevents", database_url=november_books.url(READER)
+    )
     assert (result.code, result.err) == (0, "")
     events = [
         JSONFormat().read(None, line)
         for line in result.out.splitlines()
     ]  # fmt: skip
-    rows = books.rows("feed")
+    rows = november_books.rows("feed")
     assert [event.get_id() for event in events] == [str(row["event_id"]) for row in rows]
     assert [event.get_type() for event in events] == [
         f"turn-accounting.{row['type']}" for row in rows
     ]
     assert {event.get_source() for event in events} == {
-        row["feed_source"] for row in books.query("SELECT reporting.feed_source()")
+        row["feed_source"] for row in november_books.query("SELECT reporting.feed_source()")
     }
 
 

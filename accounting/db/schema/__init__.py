@@ -13,6 +13,7 @@ from accounting.db.schema.audit import (
     pruned_counts,
     pruned_usage,
     rebuilds,
+    report_archives,
 )
 from accounting.db.schema.billing import (
     adjustments,
@@ -143,6 +144,7 @@ __all__ = [
     "rejected_counts",
     "rejected_messages",
     "relay_threads",
+    "report_archives",
     "reports",
     "server_deltas",
     "server_load",

@@ -61,6 +61,20 @@ dropped_positions = Table(
     Column("last_session_id", Uuid, nullable=False),
 )
 
+report_archives = Table(
+    "report_archives",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("part", SmallInteger, primary_key=True, autoincrement=False),
+    Column("place", Text, nullable=False),
+    Column("manifest_sha256", Text, nullable=False),
+    Column("reports", BigInteger, nullable=False),
+    Column("sightings", BigInteger, nullable=False),
+    Column("archived_at", timestamp, nullable=False, server_default=text("now()")),
+    Column("checked_at", timestamp, nullable=False),
+    Column("dropped_at", timestamp),
+)
+
 carried_sessions = Table(
     "carried_sessions",
     metadata,

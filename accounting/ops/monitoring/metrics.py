@@ -138,7 +138,7 @@ def _spool_metrics(snapshot: Snapshot, spool: SpoolStatus) -> Iterator[Metric]:
             "Messages not loaded yet, counted up to 200,000.",
             spool.backlog.messages,
         ),
-        ("spool_unloaded_bytes", "Bytes of these messages.", spool.backlog.bytes),
+        ("spool_unloaded_bytes", "Bytes of the messages not loaded yet.", spool.backlog.bytes),
         (
             "spool_oldest_unloaded_seconds",
             "Age of the oldest message not loaded yet; 0 without one.",
@@ -153,13 +153,13 @@ def _spool_metrics(snapshot: Snapshot, spool: SpoolStatus) -> Iterator[Metric]:
 def _stage_metrics(database: DatabaseStatus) -> Iterator[Metric]:
     yield _gauge(
         "loaded_lag_seconds",
-        "The same age for what is loaded into Postgres.",
+        "Age of the time up to which everything is loaded into Postgres; +Inf before the first.",
         ((source.source, _lag(source.loaded_lag_seconds)) for source in database.sources),
         "source",
     )
     yield _gauge(
         "settled_lag_seconds",
-        "The same age for what is in the sessions.",
+        "Age of the time up to which everything is in the sessions; +Inf before the first.",
         ((source.source, _lag(source.settled_lag_seconds)) for source in database.sources),
         "source",
     )
@@ -258,13 +258,13 @@ def _realm_metrics(database: DatabaseStatus) -> Iterator[Metric]:
     )
     yield _gauge(
         "day_unattributed_names",
-        "Names under which these bytes were reported.",
+        "Names under which unattributed bytes were reported in the last 24 hours.",
         ((realm.realm, realm.unattributed_names) for realm in realms),
         "realm",
     )
     yield _gauge(
         "hour_new_unattributed_names",
-        "Those of them that were new in the hour until 11 minutes ago.",
+        "Names of unattributed bytes that were new in the hour until 11 minutes ago.",
         ((realm.realm, realm.new_unattributed_names) for realm in realms),
         "realm",
     )

@@ -105,10 +105,12 @@ def evaluate_realm(
 def stage_realm(
     connection: Connection, rules: RealmRules, realm_id: int, user_key: UUID | None = None
 ) -> Limited:
-    """Stage the usage of all limits of a realm, or of one user; returns what is limited."""
+    """Stage the usage of all limits of a realm, or of one user; returns what is limited.
+
+    Stages nothing where there are no limits.
+    """
     limited = prepare(connection, [realm_id])
     if not limited.lengths:
-        limit_queries.stage_buckets(connection, (), {})
         return limited
     folds = {realm_id: 0} | rollup_queries.read_fold_watermarks(connection)
     since = min(
