@@ -14,16 +14,18 @@ def check_limits(
     differences: DifferenceFactory,
     realm_id: int,
     bounds: tuple[int, int] | None = None,
+    stage: evaluation.StageRealm = evaluation.stage_realm,
 ) -> Iterator[Difference]:
     """Compare the states of a realm's limits, and its users' next checks, with the stored hours.
 
-    ``bounds``: only of buckets and hours that start within them. Writes nothing but scratch tables,
+    ``bounds``: only of buckets and hours that start within them. ``stage``: stages the usage, on a
+    front that of its cells. Writes nothing but scratch tables,
     which are empty again afterwards.
     """
     if not limit_queries.limited_lengths(connection, [realm_id]):
         return
     with connection.begin_nested() as savepoint:
-        evaluation.stage_realm(connection, differences.rules[realm_id], realm_id)
+        stage(connection, differences.rules[realm_id], realm_id, None)
         states = limit_queries.find_wrong_states(connection)
         checks = limit_queries.find_late_checks(connection)
         savepoint.rollback()

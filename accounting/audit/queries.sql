@@ -608,6 +608,18 @@ updated AS (
 DELETE FROM recomputed_session_usage u USING single h
 WHERE u.session_id = h.session_id AND u.user_key = h.user_key;
 
+-- name: note_rebuilt_hours
+-- In a cell of a front, notes that the hours of a rebuilt realm changed.
+INSERT INTO accounting.changed_hours AS c (realm_id, starts_at, changed_at)
+SELECT b.realm_id, b.starts_at, n.changed_at
+FROM accounting.buckets b
+CROSS JOIN (
+    SELECT greatest(clock_timestamp(), max(changed_at) + interval '1 microsecond') AS changed_at
+    FROM accounting.changed_hours
+) n
+WHERE b.realm_id = :realm_id AND b.level = 'hour' AND EXISTS (SELECT FROM accounting.membership)
+ON CONFLICT (realm_id, starts_at) DO UPDATE SET changed_at = excluded.changed_at;
+
 -- name: queue_rebuilt_periods
 -- Queues the closed periods, by user, whose hours a rebuild of a realm is about to change.
 INSERT INTO accounting.periods_to_adjust (realm_id, period, user_key)

@@ -122,6 +122,7 @@ def _replace(
     replaced = rebuild_queries.replace_realm(connection, realm_id)
     _insert_missing_buckets(connection, realm_id)
     # While there are the hours of before and of now, which may begin elsewhere.
+    rebuild_queries.note_changed_hours(connection, realm_id)
     counted_usage.write_hours(connection, folds.spans())
     rebuild_queries.stage_feed_differences(
         connection, realm_id, counted_check.open_spans(connection, realm_id)

@@ -110,6 +110,11 @@ def stage_feed_differences(
     )
 
 
+def note_changed_hours(connection: Connection, realm_id: int) -> None:
+    """Note that all hours of a realm changed, for a front that has limits."""
+    connection.execute(_QUERIES.text("note_rebuilt_hours"), {"realm_id": realm_id})
+
+
 def delete_buckets(
     connection: Connection, realm_id: int, wrong: Iterable[tuple[BucketLength, Bucket]]
 ) -> None:

@@ -13,7 +13,7 @@ JOB_NAMES: Final = (
     "settle", "rollup", "partitions", "gaps", "feed", "adjust", "close", "webhooks", "retain",
 )  # fmt: skip
 """Those of the registry, which is imported when one runs."""
-FRONT_JOB_NAMES: Final = ("forward", "feed", "bill", "peaks", "webhooks", "retain")
+FRONT_JOB_NAMES: Final = ("forward", "feed", "bill", "peaks", "limits", "webhooks", "retain")
 """Those of a front."""
 ALL_JOB_NAMES: Final = tuple(dict.fromkeys(JOB_NAMES + FRONT_JOB_NAMES))
 

@@ -18,7 +18,8 @@ from accounting.plurals import counted
 from accounting.reporting import limit_queries
 
 if TYPE_CHECKING:
-    from accounting.usage.limits.limit_rules import SetLimit
+    from accounting.db.engine import Engine
+    from accounting.usage.limits.limit_rules import SetLimit, UsageOfLimits
 
 MAX_PERCENT: Final = 1000
 _PERS: Final = ("hour", "day", "month", "period")
@@ -120,8 +121,17 @@ def set_limit(
             per=cast(Per, per),
             amount=amount,
             warnings=_parse_percents(warn),
+            usage=_usage(engine),
         )
     write_message(_describe(done, measure, chosen))
+
+
+def _usage(engine: "Engine") -> "UsageOfLimits":
+    from accounting.front.limits import USAGE_OF_CELLS
+    from accounting.ops.service import is_front_database
+    from accounting.usage.limits.limit_rules import OWN_USAGE
+
+    return USAGE_OF_CELLS if is_front_database(engine) else OWN_USAGE
 
 
 def _describe(done: "SetLimit", measure: Measure, direction: Direction) -> str:
@@ -314,5 +324,5 @@ def remove(
     from accounting.usage.limits import limit_rules
 
     with writer_engine(command_settings()) as engine:
-        cleared = limit_rules.remove_limit(engine, limit_id)
+        cleared = limit_rules.remove_limit(engine, limit_id, usage=_usage(engine))
     write_message(f"limit {limit_id} is removed; that makes {_events_text(0, cleared)}")

@@ -18,6 +18,7 @@ from accounting.db.queries import Queries
 from accounting.domain.calendar import from_micros
 from accounting.errors import unknown_name, unknown_period
 from accounting.front.cells import is_front, open_cell, read_cells
+from accounting.front.limit_check import check_front_limits
 from accounting.front.peaks import recount_peaks
 from accounting.progress import Progress, no_progress
 
@@ -62,6 +63,7 @@ def verify_installation(
     for difference in chain(
         _front_differences(engine, realm, period),
         _peak_differences(engine, realm) if period is None else (),
+        check_front_limits(engine, realm) if period is None else (),
     ):
         summary.differences += 1
         yield difference

@@ -15,15 +15,21 @@ def find_user_key(connection: Connection, realm_id: int, user_id: str) -> UUID |
 
     It is computed from the name: in the table an erased user has the name of the user without one.
     """
+    found: UUID | None = connection.execute(
+        select(users.c.user_key).where(
+            users.c.user_key == compute_user_key(connection, realm_id, user_id)
+        )
+    ).scalar()
+    return found
+
+
+def compute_user_key(connection: Connection, realm_id: int, user_id: str) -> UUID:
+    """The key that a name has in a realm, also one that nobody has."""
     identity_key = connection.execute(select(installation.c.identity_key)).scalar_one()
     realm = connection.execute(
         select(realms.c.realm_bytes).where(realms.c.realm_id == realm_id)
     ).scalar_one()
-    key = UUID(bytes=user_key(bytes(identity_key), bytes(realm), unescape(user_id)))
-    found: UUID | None = connection.execute(
-        select(users.c.user_key).where(users.c.user_key == key)
-    ).scalar()
-    return found
+    return UUID(bytes=user_key(bytes(identity_key), bytes(realm), unescape(user_id)))
 
 
 def unknown_user_error(connection: Connection, realm: str, user_id: str) -> UsageError:

@@ -14,6 +14,7 @@ from accounting.billing.close_period import close_periods
 from accounting.feed.number_feed import number_feed
 from accounting.front.billing import copy_billing
 from accounting.front.forward_feed import forward_feed
+from accounting.front.limits import evaluate_limits
 from accounting.front.peaks import count_peaks
 from accounting.ingest.partitions import make_partitions
 from accounting.sessions.describe_gaps import describe_gaps
@@ -164,6 +165,14 @@ FRONT_JOBS: Final[Mapping[str, Job]] = {
             unit="hours",
             every_seconds=60.0,
             run=count_peaks,
+            thread="cells",
+        ),
+        Job(
+            name="limits",
+            description="Compare the limits with what users and realms use in all cells",
+            unit="events",
+            every_seconds=5.0,
+            run=evaluate_limits,
             thread="cells",
         ),
         JOBS["webhooks"],

@@ -603,6 +603,18 @@ UPDATE accounting.fold_watermarks f SET last_hour_ends_at = h.ends_at
 FROM (SELECT realm_id, max(ends_at) AS ends_at FROM staged_hours GROUP BY realm_id) h
 WHERE f.realm_id = h.realm_id AND f.last_hour_ends_at < h.ends_at;
 
+-- name: note_changed_hours
+-- In a cell of a front, notes when the staged hours changed.
+INSERT INTO accounting.changed_hours AS c (realm_id, starts_at, changed_at)
+SELECT h.realm_id, h.starts_at, n.changed_at
+FROM staged_hours h
+CROSS JOIN (
+    SELECT greatest(clock_timestamp(), max(changed_at) + interval '1 microsecond') AS changed_at
+    FROM accounting.changed_hours
+) n
+WHERE EXISTS (SELECT FROM accounting.membership)
+ON CONFLICT (realm_id, starts_at) DO UPDATE SET changed_at = excluded.changed_at;
+
 -- name: write_counted_hours
 -- Writes the hours of users that begin within the spans of their realms to the feed, without hours of
 -- closed periods. The id of an event is a function of what it says, and of how many corrections of the

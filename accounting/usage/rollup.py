@@ -88,6 +88,7 @@ def _add(
     evaluation.evaluate(connection, limited, rules, starts, folds)
     peaks.recount(connection, [(hour.realm_id, hour.hour) for hour in hours], slices)
     rollup_queries.queue_adjustments(connection)
+    rollup_queries.note_changed_hours(connection)
 
 
 def _folded_before(hours: Sequence[RealmHour], folds: Mapping[int, int]) -> dict[int, int]:

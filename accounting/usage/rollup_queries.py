@@ -200,6 +200,11 @@ def set_dimension_peaks(connection: Connection) -> None:
         connection.execute(_QUERIES.text("insert_dimension_peaks"))
 
 
+def note_changed_hours(connection: Connection) -> None:
+    """Note that the staged hours changed, for a front that has limits."""
+    connection.execute(_QUERIES.text("note_changed_hours"))
+
+
 def queue_adjustments(connection: Connection) -> None:
     """Queue the closed periods that the staged deltas belong to, for late usage to be posted."""
     connection.execute(_QUERIES.text("queue_adjustments"))

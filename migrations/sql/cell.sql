@@ -47,6 +47,51 @@ CREATE VIEW cell.pending_usage AS
 SELECT DISTINCT r.realm, t.starts_at
 FROM accounting.usage_deltas t JOIN accounting.realms r USING (realm_id);
 
+-- The hours that changed since this database is a cell.
+CREATE VIEW cell.changed_hours AS
+SELECT r.realm, h.starts_at, h.changed_at
+FROM accounting.changed_hours h JOIN accounting.realms r USING (realm_id);
+
+-- When an hour changed last; no time if none did.
+CREATE VIEW cell.last_change AS SELECT max(changed_at) AS changed_at FROM accounting.changed_hours;
+
+-- What is limited, by user: the hours, and the folded days and months with the hours that are not
+-- folded yet, apart from each other. A condition on level leaves the tables that it needs.
+CREATE VIEW cell.limited_usage AS
+SELECT r.realm, 'hour' AS level, u.user_key, u.starts_at, u.received_bytes, u.sent_bytes,
+    u.sessions_started, u.session_microseconds
+FROM accounting.user_usage_hourly u JOIN accounting.realms r USING (realm_id)
+UNION ALL
+SELECT r.realm, 'day', u.user_key, u.starts_at, u.received_bytes, u.sent_bytes,
+    u.sessions_started, u.session_microseconds
+FROM accounting.user_usage_daily u JOIN accounting.realms r USING (realm_id)
+UNION ALL
+SELECT r.realm, 'month', u.user_key, u.starts_at, u.received_bytes, u.sent_bytes,
+    u.sessions_started, u.session_microseconds
+FROM accounting.user_usage_monthly u JOIN accounting.realms r USING (realm_id)
+UNION ALL
+SELECT r.realm, l.level, u.user_key, u.starts_at, u.received_bytes, u.sent_bytes,
+    u.sessions_started, u.session_microseconds
+FROM accounting.user_usage_hourly u
+JOIN accounting.realms r USING (realm_id)
+JOIN accounting.fold_watermarks f USING (realm_id)
+CROSS JOIN (VALUES ('day'), ('month')) AS l (level)
+WHERE u.starts_at >= f.folded_until;
+
+-- The same of realms, whose days and months have all hours.
+CREATE VIEW cell.limited_realm_usage AS
+SELECT r.realm, 'hour' AS level, u.starts_at, u.received_bytes, u.sent_bytes,
+    u.sessions_started, u.session_microseconds
+FROM accounting.realm_usage_hourly u JOIN accounting.realms r USING (realm_id)
+UNION ALL
+SELECT r.realm, 'day', u.starts_at, u.received_bytes, u.sent_bytes,
+    u.sessions_started, u.session_microseconds
+FROM accounting.realm_usage_daily u JOIN accounting.realms r USING (realm_id)
+UNION ALL
+SELECT r.realm, 'month', u.starts_at, u.received_bytes, u.sent_bytes,
+    u.sessions_started, u.session_microseconds
+FROM accounting.realm_usage_monthly u JOIN accounting.realms r USING (realm_id);
+
 -- The confirmed sessions by their keys.
 CREATE VIEW cell.session_keys AS
 SELECT e.realm_id, e.session_id, e.user_key, n.username, e.started_at, e.ended_at

@@ -434,3 +434,194 @@ JOIN accounting.realms r USING (realm)
 JOIN accounting.periods p ON p.realm_id = r.realm_id AND p.period = u.period AND p.closed_at IS NULL
 WHERE accounting.reads_cell(u.cell)
 GROUP BY u.realm, u.period, u.user_id, u.user_key;
+
+-- A query on what is limited of a realm's users in a span: a SELECT for each cell, with a row for each
+-- user that meets the condition and the rest, and with what else is selected. may_lack: without the cells that the session leaves out.
+CREATE OR REPLACE FUNCTION accounting.limited_in_cells(
+    of_realm text, of_level text, since timestamptz, until timestamptz, selected text,
+    condition text, rest text, may_lack boolean
+)
+RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT string_agg(format('(SELECT f.user_key%s FROM %I.limited_usage f'
+        ' WHERE f.realm = %L AND f.level = %L AND f.starts_at >= %L AND f.starts_at < %L%s'
+        ' GROUP BY f.user_key%s)',
+        selected, 'cell_' || n.cell, of_realm, of_level, since, until, condition, rest), ' UNION ALL '
+        ORDER BY n.cell_id)
+    FROM accounting.cells n
+    WHERE NOT may_lack OR accounting.reads_cell(n.cell)
+$$;
+
+-- What a limit counts, from the sums of a query as above.
+CREATE OR REPLACE FUNCTION accounting.limited_sum(measure text, direction text) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE measure WHEN 'sessions' THEN 'sum(f.sessions_started)'
+        WHEN 'session_seconds' THEN 'sum(f.session_microseconds)'
+        ELSE CASE direction WHEN 'received' THEN 'sum(f.received_bytes)'
+            WHEN 'sent' THEN 'sum(f.sent_bytes)'
+            ELSE 'sum(f.received_bytes) + sum(f.sent_bytes)' END END
+$$;
+
+-- Whether so many users have limits of their own that those are looked for as if everyone had them.
+CREATE OR REPLACE FUNCTION accounting.limits_many_users(of_realm_id integer, of_per text)
+RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT count(*) > 1000 FROM (
+        SELECT FROM accounting.limits l
+        WHERE l.realm_id = of_realm_id AND l.per = of_per AND l.whom = 'user' LIMIT 1001) m
+$$;
+
+-- The query on the users who may have reached a limit in a bucket: those who have, in one of n cells, at
+-- least an nth of the lowest threshold. Null if there is no such limit, or no cell.
+CREATE OR REPLACE FUNCTION accounting.limit_candidates_query(
+    of_realm_id integer, of_per text, since timestamptz, until timestamptz
+)
+RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'SELECT DISTINCT user_key FROM (' || accounting.limited_in_cells(r.realm,
+        CASE of_per WHEN 'period' THEN 'day' ELSE of_per END, since, until, '', '',
+        ' HAVING ' || c.condition, false) || ') u'
+    FROM accounting.realms r
+    CROSS JOIN LATERAL (
+        SELECT string_agg(format('(%s) * %s >= %s', accounting.limited_sum(l.measure, l.direction),
+            100 * (SELECT count(*) FROM accounting.cells), l.needed), ' OR ') AS condition
+        FROM (
+            SELECT l.measure, l.direction, min(l.amount::numeric * l.thresholds[1])
+                * CASE l.measure WHEN 'session_seconds' THEN 1000000 ELSE 1 END AS needed
+            FROM accounting.limits l
+            WHERE l.realm_id = of_realm_id AND l.per = of_per AND l.set_at < until AND (
+                l.whom = 'every_user'
+                OR l.whom = 'user' AND accounting.limits_many_users(of_realm_id, of_per))
+            GROUP BY l.measure, l.direction
+        ) l
+    ) c
+    WHERE r.realm_id = of_realm_id
+$$;
+
+-- The users who may have reached a limit in a bucket. Few users with limits of their own are all looked
+-- at.
+CREATE OR REPLACE FUNCTION accounting.limit_candidates(
+    of_realm_id integer, of_per text, since timestamptz, until timestamptz
+)
+RETURNS SETOF uuid
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    query text := accounting.limit_candidates_query(of_realm_id, of_per, since, until);
+BEGIN
+    IF query IS NOT NULL THEN
+        RETURN QUERY EXECUTE query;
+    END IF;
+    RETURN QUERY SELECT l.user_key FROM accounting.limits l
+        WHERE l.realm_id = of_realm_id AND l.per = of_per AND l.whom = 'user'
+            AND NOT accounting.limits_many_users(of_realm_id, of_per);
+END
+$$;
+REVOKE ALL ON FUNCTION accounting.limit_candidates(integer, text, timestamptz, timestamptz)
+    FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION accounting.limit_candidates(integer, text, timestamptz, timestamptz)
+    TO turn_accounting_writer;
+
+-- How much of each limit is used in all cells in the bucket that runs now.
+CREATE OR REPLACE VIEW reporting.limit_usage AS
+SELECT l.limit_id, r.realm, l.whom,
+    CASE WHEN l.whom <> 'realm' THEN coalesce(u.user_id, '') END AS user_id, t.user_key,
+    l.measure, l.direction, l.per, l.amount, b.starts_at, b.ends_at, b.time_zone, c.usage,
+    trunc(100 * c.usage / l.amount, 1) AS percent
+FROM accounting.limits l
+JOIN accounting.realms r USING (realm_id)
+CROSS JOIN LATERAL accounting.limit_bucket_now(l.realm_id, l.per) b
+CROSS JOIN LATERAL (
+    SELECT NULL::uuid AS user_key, sum(g.received_bytes) AS received_bytes,
+        sum(g.sent_bytes) AS sent_bytes, sum(g.sessions_started) AS sessions_started,
+        sum(g.session_microseconds) AS session_microseconds
+    FROM cells.limited_realm_usage g
+    WHERE l.whom = 'realm' AND accounting.reads_cell(g.cell) AND g.realm = r.realm
+        AND g.level = CASE l.per WHEN 'period' THEN 'day' ELSE l.per END
+        AND g.starts_at >= b.starts_at AND g.starts_at < b.ends_at
+    HAVING count(*) > 0
+    UNION ALL
+    SELECT g.user_key, sum(g.received_bytes), sum(g.sent_bytes), sum(g.sessions_started),
+        sum(g.session_microseconds)
+    FROM cells.limited_usage g
+    WHERE l.whom <> 'realm' AND accounting.reads_cell(g.cell) AND g.realm = r.realm
+        AND g.level = CASE l.per WHEN 'period' THEN 'day' ELSE l.per END
+        AND g.starts_at >= b.starts_at AND g.starts_at < b.ends_at
+        AND (l.user_key IS NULL OR g.user_key = l.user_key)
+    GROUP BY g.user_key
+) t
+CROSS JOIN LATERAL (
+    SELECT accounting.limited_usage(l.measure, l.direction, t.received_bytes, t.sent_bytes,
+        t.sessions_started, t.session_microseconds) AS usage
+) c
+LEFT JOIN (
+    SELECT n.realm, n.user_key, max(n.user_id) AS user_id FROM cell.user_names n
+    GROUP BY n.realm, n.user_key
+) u ON u.realm = r.realm AND u.user_key = t.user_key;
+
+-- Of a limit of every user: the first of each cell have a sum over all cells that bounds what the first
+-- of all have. Whoever has more has at least an nth of it in one of n cells.
+CREATE OR REPLACE FUNCTION reporting.nearest_to_limit(of_limit integer, most integer)
+RETURNS SETOF reporting.limit_usage
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100 SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    l record;
+    counted text;
+    sums text;
+    keys uuid[];
+    lowest numeric;
+BEGIN
+    SELECT w.*, r.realm, b.starts_at, b.ends_at, b.time_zone,
+        CASE w.per WHEN 'period' THEN 'day' ELSE w.per END AS level INTO l
+    FROM accounting.limits w
+    JOIN accounting.realms r USING (realm_id)
+    CROSS JOIN LATERAL accounting.limit_bucket_now(w.realm_id, w.per) b
+    WHERE w.limit_id = of_limit;
+    IF l.limit_id IS NULL
+        OR NOT EXISTS (SELECT FROM accounting.cells n WHERE accounting.reads_cell(n.cell))
+    THEN
+        RETURN;
+    END IF;
+    IF l.whom <> 'every_user' THEN
+        RETURN QUERY SELECT * FROM reporting.limit_usage v WHERE v.limit_id = of_limit;
+        RETURN;
+    END IF;
+    counted := accounting.limited_sum(l.measure, l.direction);
+    sums := format(', %s AS counted', counted);
+    IF most IS NOT NULL THEN
+        EXECUTE 'SELECT array_agg(DISTINCT user_key) FROM (' || accounting.limited_in_cells(
+            l.realm, l.level, l.starts_at, l.ends_at, sums, '',
+            ' ORDER BY counted DESC LIMIT ' || most, true) || ') u' INTO keys;
+        EXECUTE 'SELECT CASE WHEN count(*) >= $2 THEN min(counted) END FROM ('
+            'SELECT sum(counted) AS counted FROM (' || accounting.limited_in_cells(
+                l.realm, l.level, l.starts_at, l.ends_at, sums, ' AND f.user_key = ANY ($1)', '',
+                true)
+            || ') u GROUP BY user_key ORDER BY 1 DESC LIMIT $2) p' INTO lowest USING keys, most;
+        IF lowest IS NOT NULL THEN
+            EXECUTE 'SELECT array_agg(DISTINCT user_key) FROM (' || accounting.limited_in_cells(
+                l.realm, l.level, l.starts_at, l.ends_at, '', '', format(' HAVING (%s) * %s >= %s',
+                    counted, (SELECT count(*) FROM accounting.cells), lowest), true)
+                || ') u' INTO keys;
+        END IF;
+    END IF;
+    RETURN QUERY EXECUTE format($query$
+        WITH nearest AS MATERIALIZED (
+            SELECT user_key, sum(counted) * CASE WHEN $4 = 'session_seconds' THEN 0.000001
+                ELSE 1 END AS usage
+            FROM (%s) u
+            GROUP BY user_key ORDER BY usage DESC, user_key LIMIT $12
+        )
+        SELECT $1, $2, $3, coalesce(n.user_id, ''), p.user_key, $4, $5, $6, $7, $8, $9, $10,
+            p.usage, trunc(100 * p.usage / $7, 1)
+        FROM nearest p
+        LEFT JOIN (
+            SELECT u.user_key, max(u.user_id) AS user_id FROM cell.user_names u
+            WHERE u.realm = $2 AND u.user_key = ANY (ARRAY(SELECT user_key FROM nearest))
+            GROUP BY u.user_key
+        ) n USING (user_key)
+        ORDER BY p.usage DESC, p.user_key
+        $query$, accounting.limited_in_cells(l.realm, l.level, l.starts_at, l.ends_at, sums,
+            CASE WHEN lowest IS NULL THEN '' ELSE ' AND f.user_key = ANY ($11)' END, '', true))
+    USING l.limit_id, l.realm, l.whom, l.measure, l.direction, l.per, l.amount, l.starts_at,
+        l.ends_at, l.time_zone, keys, most;
+END
+$$;

@@ -74,6 +74,24 @@ CREATE TABLE accounting.limit_periods (
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.limit_periods TO turn_accounting_writer;
 
+-- In a front: the cells whose usage its limits were compared with, and up to which of their changes (see
+-- accounting.changed_hours). Where the cells of the front are others, all is compared again.
+CREATE TABLE accounting.limit_cells (
+    cell_id smallint NOT NULL,
+    joined_at timestamptz NOT NULL,
+    changed_until timestamptz NOT NULL,
+    CONSTRAINT limit_cells_pkey PRIMARY KEY (cell_id)
+);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.limit_cells TO turn_accounting_writer;
+
+-- In a front: the realms whose limits wait, since a cell has other rules. Then all their usage is
+-- compared.
+CREATE TABLE accounting.waiting_limits (
+    realm_id integer NOT NULL,
+    CONSTRAINT waiting_limits_pkey PRIMARY KEY (realm_id)
+);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.waiting_limits TO turn_accounting_writer;
+
 -- Most changes of an hour reach nothing. So a roll-up that changes the last hour of a realm looks at the
 -- limits of its users only where the score of that hour comes to next_check_score; 0: at its next
 -- change. That holds while no other hour of the user changes, and nothing decreases.

@@ -238,6 +238,18 @@ CREATE TABLE accounting.fold_watermarks (
 ) WITH (fillfactor = 50);
 GRANT SELECT, INSERT, UPDATE ON accounting.fold_watermarks TO turn_accounting_writer;
 
+-- In a cell of a front: when the roll-up or a rebuild changed the hours of realms last. The front reads
+-- what changed since it looked: no time is before that of an earlier transaction, since all have the
+-- lock rollup.
+CREATE TABLE accounting.changed_hours (
+    realm_id integer NOT NULL,
+    starts_at timestamptz NOT NULL,
+    changed_at timestamptz NOT NULL,
+    CONSTRAINT changed_hours_pkey PRIMARY KEY (realm_id, starts_at)
+) WITH (fillfactor = 50);
+CREATE INDEX changed_hours_by_time ON accounting.changed_hours (changed_at);
+GRANT SELECT, INSERT, UPDATE ON accounting.changed_hours TO turn_accounting_writer;
+
 -- dimension_peaks: with those of the hours that are not folded yet.
 CREATE VIEW accounting.dimension_peaks AS
 SELECT realm_id, starts_at, dimension, name, peak_sessions

@@ -30,6 +30,7 @@ from tests.support.books import (
     traffic_payload,
 )
 from tests.support.servers import PostgresServer
+from tests.support.truncate import empty_database
 
 HOUR: Final = 3600.0
 CELLS: Final = ("north", "south", "west")
@@ -112,6 +113,27 @@ def open_front(
             change_identity_key(cell)
             join.join_cell(engine, name, cell.url(), None)
         yield Front(books, by_name, open_books("whole"), engine)
+
+
+@contextmanager
+def emptied(front: Front, directory: Path) -> Iterator[Front]:
+    """The same databases without their rows: many tests share a front that takes long to make."""
+    with ExitStack() as stack:
+
+        def empty_books(books: Books) -> Books:
+            empty_database(books.server, books.name)
+            path = directory / books.name
+            path.mkdir()
+            empty = Books(books.server, books.name, path, shared_engine=books.engine)
+            stack.callback(empty.close)
+            return empty
+
+        yield Front(
+            empty_books(front.books),
+            {name: empty_books(cell) for name, cell in front.cells.items()},
+            empty_books(front.whole),
+            front.engine,
+        )
 
 
 def change_identity_key(books: Books) -> None:

@@ -15,7 +15,9 @@ BEGIN
     FOR table_name IN
         SELECT format('%I.%I', schemaname, tablename)::regclass FROM pg_tables
         WHERE schemaname = 'accounting'
-            AND tablename NOT IN ('installation', 'alembic_version', 'locks')
+            AND tablename NOT IN (
+                'installation', 'alembic_version', 'locks', 'front', 'cells', 'membership'
+            )
     LOOP
         EXECUTE format('DELETE FROM %s', table_name);
     END LOOP;
@@ -32,6 +34,9 @@ $$
 
 
 def empty_database(server: PostgresServer, database: str) -> None:
-    """Delete all rows except those of the installation, and reset the sequences."""
+    """Delete all rows except those of the installation, and reset the sequences.
+
+    A front keeps its cells.
+    """
     with psycopg.connect(server.url(database=database)) as connection:
         connection.execute(_EMPTY)

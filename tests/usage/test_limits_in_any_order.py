@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from operator import itemgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from uuid import UUID
 
 import psycopg
@@ -27,67 +27,21 @@ from tests.support.crash_injection import (
     SimulatedCrash,
     crashing_engine,
 )
+from tests.support.limit_plays import (
+    CHANGES,
+    FIRST_HOUR,
+    LIMIT,
+    SET_AT,
+    STEPS,
+    USERS,
+    ZONES,
+    Change,
+)
 from tests.support.realm_rules import set_realm_rule
 from tests.support.servers import wait_until
 from tests.support.truncate import empty_database
 
-ZONES: Final = {"example.org": "America/New_York", "example.net": "UTC"}
-USERS: Final = ("alice", "bob", "carol")
-FIRST_HOUR: Final = datetime(2026, 11, 14, 20, tzinfo=UTC)
-"""Before midnight of the anchor day in both zones."""
-SET_AT: Final = FIRST_HOUR + timedelta(hours=2)
 COUNTERS: Final = ("received_bytes", "sent_bytes", "sessions_started", "session_microseconds")
-
-
-class Change(NamedTuple):
-    """A change of a user's hour."""
-
-    realm: int
-    user: int
-    hour: int
-    counts: tuple[int, ...]
-
-
-def changes_of(hours: Sequence[int]) -> st.SearchStrategy[list[Change]]:
-    return st.lists(
-        st.builds(
-            Change,
-            st.sampled_from([0, 0, 0, 1]),
-            st.sampled_from([0, 0, 1, 2]),
-            st.sampled_from(hours),
-            st.tuples(
-                st.sampled_from([0, 1, 30, 50, 99, 100, -30]),
-                st.sampled_from([0, 1, 20, 100, -20]),
-                st.sampled_from([0, 0, 1, 2, -1]),
-                st.sampled_from([0, 1, 500_000, 3_000_000, -500_000]),
-            ),
-        ),
-        min_size=3,
-        max_size=20,
-    )
-
-
-CHANGES: Final = st.lists(
-    st.sampled_from([0, 1, 3, 4, 8, 9, 30, 400]), min_size=1, max_size=4
-).flatmap(changes_of)
-LIMIT: Final = st.builds(
-    lambda per, whom, kind, amount, warnings: (per, whom, *kind, amount, warnings),
-    st.sampled_from(["hour", "day", "month", "period"]),
-    st.sampled_from(["every_user", "every_user", "user", "realm"]),
-    st.sampled_from(
-        [
-            ("bytes", "both"),
-            ("bytes", "received"),
-            ("bytes", "sent"),
-            ("sessions", "both"),
-            ("session_seconds", "both"),
-        ]
-    ),
-    st.sampled_from([1, 3, 100, 150, 300]),
-    st.sampled_from([[], [33], [50, 80, 120]]),
-)
-STEPS: Final = st.lists(st.one_of(LIMIT, st.integers(0, 5)), max_size=3)
-"""Limits that are set or changed, and which of those that are set is removed."""
 
 
 class LimitPlayer:

@@ -45,9 +45,11 @@ from accounting.db.schema.ingest import (
     reports,
 )
 from accounting.db.schema.limits import (
+    limit_cells,
     limit_periods,
     limit_states,
     limits,
+    waiting_limits,
 )
 from accounting.db.schema.locks import (
     locks,
@@ -74,6 +76,7 @@ from accounting.db.schema.sources import (
 )
 from accounting.db.schema.usage import (
     buckets,
+    changed_hours,
     dimension_peaks,
     dimension_peaks_hourly,
     fold_watermarks,
@@ -103,6 +106,7 @@ __all__ = [
     "capture_gaps",
     "carried_sessions",
     "cells",
+    "changed_hours",
     "dimension_peaks",
     "dimension_peaks_hourly",
     "dropped_positions",
@@ -122,6 +126,7 @@ __all__ = [
     "installation",
     "job_runs",
     "key_sightings",
+    "limit_cells",
     "limit_periods",
     "limit_states",
     "limits",
@@ -165,6 +170,7 @@ __all__ = [
     "user_usage",
     "usernames",
     "users",
+    "waiting_limits",
     "webhook_attempts",
     "webhook_customers",
     "webhook_refusals",

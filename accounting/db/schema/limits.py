@@ -10,6 +10,7 @@ from sqlalchemy import (
     Index,
     Integer,
     Numeric,
+    SmallInteger,
     Table,
     Text,
     UniqueConstraint,
@@ -89,6 +90,20 @@ limit_states = Table(
         "ends_at",
         postgresql_where=text("cleared_at IS NULL"),
     ),
+)
+
+limit_cells = Table(
+    "limit_cells",
+    metadata,
+    Column("cell_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("joined_at", timestamp, nullable=False),
+    Column("changed_until", timestamp, nullable=False),
+)
+
+waiting_limits = Table(
+    "waiting_limits",
+    metadata,
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
 )
 
 limit_periods = Table(

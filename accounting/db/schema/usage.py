@@ -132,6 +132,15 @@ realm_usage = {
     for length in ("hourly", "daily", "monthly")
 }
 
+changed_hours = Table(
+    "changed_hours",
+    metadata,
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
+    Column("starts_at", timestamp, primary_key=True),
+    Column("changed_at", timestamp, nullable=False),
+    Index("changed_hours_by_time", "changed_at"),
+)
+
 server_usage_hourly = Table(
     "server_usage_hourly",
     metadata,

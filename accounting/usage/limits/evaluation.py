@@ -3,10 +3,13 @@
 The roll-up evaluates what it changed, as far as that may reach something (see
 ``user_usage_hourly.next_check_score``). Setting a limit and a rebuild evaluate a whole realm. All
 compare the usage of whole buckets, so that they agree.
+
+The usage of a front's limits is in its cells: :mod:`accounting.front.limits` stages it, and the
+rest is the same.
 """
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 from uuid import UUID
@@ -69,10 +72,10 @@ def evaluate(
     ``hours``: (realm_id, start) of those that changed. ``folds``: the fold watermarks.
     """
     if limited.lengths:
-        limit_queries.stage_buckets(connection, _buckets(limited, rules, hours), folds)
+        limit_queries.stage_buckets(connection, buckets_of(limited, rules, hours), folds)
         limit_queries.stage_checks(connection)
         limit_queries.count_usage(connection, _lengths(limited))
-        _change_states(connection, limited)
+        change_states(connection, limited)
         limit_queries.set_next_checks(connection)
 
 
@@ -83,17 +86,18 @@ def evaluate_realm(
     *,
     user_key: UUID | None = None,
     removed: int | None = None,
+    stage: "StageRealm | None" = None,
 ) -> Changes:
     """Evaluate all limits of a realm for all of its usage, or for that of one user.
 
     ``removed``: a limit that is removed meanwhile. What it has reached in the buckets that run now
-    is cleared; the others' next checks are set without it. The caller holds the lock ``rollup``,
-    and has staged no usage.
+    is cleared; the others' next checks are set without it. ``stage``: stages the usage, unless
+    :func:`stage_realm` does. The caller holds the lock ``rollup``, and has staged no usage.
     """
-    limited = stage_realm(connection, rules, realm_id, user_key)
+    limited = (stage or stage_realm)(connection, rules, realm_id, user_key)
     if not limited.lengths:
         return Changes(0, 0)
-    changes = _change_states(connection, limited, removed)
+    changes = change_states(connection, limited, removed)
     limit_queries.change_reached_amounts(connection)
     if removed is not None:
         limit_queries.delete_limit(connection, removed)
@@ -113,15 +117,13 @@ def stage_realm(
     if not limited.lengths:
         return limited
     folds = {realm_id: 0} | rollup_queries.read_fold_watermarks(connection)
-    since = min(
-        limit_bucket(rules, length.per, length.set_at).starts_at for length in limited.lengths
-    )
+    since = limited_since(limited, rules)
     until = rollup_queries.last_hour_end(connection, realm_id)
     hours = [
         (realm_id, hour)
         for hour in rollup_queries.hours_between(connection, realm_id, since, until)
     ]
-    limit_queries.stage_buckets(connection, _buckets(limited, {realm_id: rules}, hours), folds)
+    limit_queries.stage_buckets(connection, buckets_of(limited, {realm_id: rules}, hours), folds)
     limit_queries.stage_users(connection, user_key)
     limit_queries.stage_checks(connection)
     limit_queries.stage_lost_states(connection, realm_id, user_key)
@@ -129,12 +131,23 @@ def stage_realm(
     return limited
 
 
+StageRealm = Callable[[Connection, RealmRules, int, UUID | None], Limited]
+"""As :func:`stage_realm`."""
+
+
+def limited_since(limited: Limited, rules: RealmRules) -> int:
+    """The start of the first bucket of these limits, all of one realm."""
+    return min(
+        limit_bucket(rules, length.per, length.set_at).starts_at for length in limited.lengths
+    )
+
+
 def _lengths(limited: Limited) -> set[str]:
     # What was lost is staged with the length "hour", which every realm has.
     return {"hour", *(length.per for length in limited.lengths)}
 
 
-def _buckets(
+def buckets_of(
     limited: Limited, rules: Mapping[int, RealmRules], hours: Iterable[tuple[int, int]]
 ) -> Iterator[LimitBucket]:
     """The buckets of limits that contain these hours, or the last one of their realm."""
@@ -151,8 +164,8 @@ def _buckets(
                     yield LimitBucket(realm_id, per, bucket)
 
 
-def _change_states(connection: Connection, limited: Limited, removed: int | None = None) -> Changes:
-    """Record what was reached, and enqueue its events.
+def change_states(connection: Connection, limited: Limited, removed: int | None = None) -> Changes:
+    """Record what the staged usage has reached, and enqueue its events.
 
     An event's id is made of its limit, user, bucket and threshold, and of how often that was
     reached: not of the usage, which depends on how reports were batched.

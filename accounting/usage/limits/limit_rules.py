@@ -1,10 +1,11 @@
 """Set and remove limits."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock
@@ -33,6 +34,21 @@ class SetLimit:
     cleared: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageOfLimits:
+    """Where the users are, and the usage that limits are compared with.
+
+    ``find_user``: the key of a user of a realm by name; None if the realm has no such user.
+    """
+
+    stage_realm: evaluation.StageRealm
+    find_user: Callable[[Connection, int, str], UUID | None]
+
+
+OWN_USAGE: Final = UsageOfLimits(stage_realm=evaluation.stage_realm, find_user=find_user_key)
+"""Both in this database."""
+
+
 def set_limit(
     engine: Engine,
     realm: str,
@@ -44,12 +60,14 @@ def set_limit(
     per: Per,
     amount: int,
     warnings: Collection[int] = (),
+    usage: UsageOfLimits = OWN_USAGE,
 ) -> SetLimit:
     """Set a limit of a realm, of one user or of each of its users, and evaluate it at once.
 
     Where the same is limited already, that limit is changed. It holds for the buckets that end
-    later. ``warnings``: more percents of the amount at which there are events. Waits for a roll-up
-    that runs. Raises UsageError for an unknown realm or user, and for too many warnings.
+    later. ``warnings``: more percents of the amount at which there are events. ``usage``: on a
+    front, that of its cells. Waits for a roll-up that runs. Raises UsageError for an unknown realm
+    or user, and for too many warnings.
     """
     if len({*warnings} - {THE_LIMIT}) > MAX_WARNINGS:
         raise UsageError(f"a limit has at most {MAX_WARNINGS} more percents")
@@ -58,7 +76,7 @@ def set_limit(
         realm_id = find_realm(connection, realm)
         user_key = None
         if user is not None:
-            user_key = find_user_key(connection, realm_id, user)
+            user_key = usage.find_user(connection, realm_id, user)
             if user_key is None:
                 raise unknown_user_error(connection, realm, user)
         values = {
@@ -87,6 +105,7 @@ def set_limit(
             read_rules(connection, realm_id),
             realm_id,
             user_key=limit_queries.only_user(connection, limit_id),
+            stage=usage.stage_realm,
         )
         return SetLimit(
             limit_id=limit_id,
@@ -97,11 +116,12 @@ def set_limit(
         )
 
 
-def remove_limit(engine: Engine, limit_id: int) -> int:
+def remove_limit(engine: Engine, limit_id: int, *, usage: UsageOfLimits = OWN_USAGE) -> int:
     """Remove a limit, and what is known of its thresholds; its events stay in the feed.
 
     Clears what it has reached in the hour, day, month or period that runs now; returns how many
-    events that made. Waits for a roll-up that runs. Raises UsageError for an unknown limit.
+    events that made. ``usage``: as for :func:`set_limit`. Waits for a roll-up that runs. Raises
+    UsageError for an unknown limit.
     """
     with lost_connections(), engine.begin() as connection:
         lock(connection, "rollup")
@@ -114,4 +134,5 @@ def remove_limit(engine: Engine, limit_id: int) -> int:
             whose.realm_id,
             user_key=limit_queries.only_user(connection, limit_id),
             removed=limit_id,
+            stage=usage.stage_realm,
         ).cleared
