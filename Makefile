@@ -52,8 +52,8 @@ chaos: $(STAMP) ## Break it at random and count: FAULTS=500, SEED=7 to play a ru
 	@$(BIN)/python -m tests.chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
 
 SEEDS ?= 1-10
-histories: $(STAMP) ## Play random months and compare every figure with an oracle: SEEDS=1-50
-	@$(BIN)/python -m tests.histories --seeds $(SEEDS)
+histories: $(STAMP) ## Play random months and compare with an oracle: SEEDS=1-50, CELLS=3 of a front
+	@$(BIN)/python -m tests.histories --seeds $(SEEDS) $(if $(CELLS),--cells $(CELLS))
 
 reference: $(STAMP) ## Write the pages of docs/reference that list what the code has
 	@$(BIN)/python -m tests.support.reference

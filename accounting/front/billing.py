@@ -38,6 +38,7 @@ def copy_billing(engine: Engine) -> int:
         ):
             connection.execute(_QUERIES.text(name))
         copied = _copy_adjustments(connection, None, None)
+        copied += _bill_closed_anew(connection)
     while True:
         with lost_connections(), engine.begin() as connection:
             lock(connection, "rollup")
@@ -61,6 +62,7 @@ def _close(connection: Connection, ready: Mapping[str, Any]) -> None:
         _QUERIES.text("write_statement_over_cells"), {"realm_id": ready["realm_id"]}
     ).rowcount
     connection.execute(_QUERIES.text("mark_period_closed"), {**period, "cutoff": cutoff})
+    connection.execute(_QUERIES.text("record_billed_closings"), ready)
     result = CloseResult(
         realm=ready["realm"],
         period=ready["period"],
@@ -81,5 +83,36 @@ def _copy_adjustments(connection: Connection, realm_id: int | None, period: Any)
         .scalars()
         .all()
     )
+    enqueue_posted(connection, ids)
+    # A cell that was restored may post what it had posted, in other portions.
+    periods = connection.execute(_QUERIES.text("periods_of_adjustments"), {"ids": list(ids)})
+    posted = [_post_difference(connection, row._asdict()) for row in periods.all()]
+    return len(ids) + sum(posted)
+
+
+def _bill_closed_anew(connection: Connection) -> int:
+    """Post what cells have billed otherwise than the front, in closings that it has not seen yet.
+
+    Of cells that were restored and have closed a period again, and of those that had no usage of it
+    when the front closed it. Returns how many adjustments.
+    """
+    posted = 0
+    rows = connection.execute(_QUERIES.text("closed_anew")).all()
+    for row in [{**row._asdict(), "user_keys": None} for row in rows]:
+        if not connection.execute(_QUERIES.text("is_comparable"), row).scalar_one():
+            continue
+        connection.execute(_QUERIES.text("create_lines_of_cells"))
+        connection.execute(_QUERIES.text("read_lines_of_cells"), row)
+        connection.execute(_QUERIES.text("add_users_of_lines"))
+        posted += _post_difference(connection, row)
+        connection.execute(_QUERIES.text("record_billed_closings"), row)
+    return posted
+
+
+def _post_difference(connection: Connection, period: Mapping[str, Any]) -> int:
+    """Post what the cells have of a closed period and the front has not; returns how many."""
+    if not connection.execute(_QUERIES.text("is_comparable"), period).scalar_one():
+        return 0
+    ids = connection.execute(_QUERIES.text("post_difference"), period).scalars().all()
     enqueue_posted(connection, ids)
     return len(ids)

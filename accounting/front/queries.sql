@@ -233,7 +233,11 @@ INSERT INTO accounting.adjustments (
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
     session_microseconds, reason, author, manual, posted_at
 )
-SELECT c.id, c.user_key, c.realm_id, c.period, c.posted_in,
+SELECT c.id, c.user_key, c.realm_id, c.period, (
+        -- The cell's, unless the front has closed that already.
+        SELECT coalesce(min(q.period) FILTER (WHERE q.closed_at IS NULL AND q.period >= c.posted_in),
+            c.posted_in)
+        FROM accounting.periods q WHERE q.realm_id = c.realm_id),
     c.received_packets, c.received_bytes, c.sent_packets, c.sent_bytes,
     c.peer_received_packets, c.peer_received_bytes, c.peer_sent_packets, c.peer_sent_bytes,
     c.session_seconds * 1000000, format('%s (cell %s)', c.reason, c.cell), c.author,
@@ -243,6 +247,122 @@ WHERE NOT EXISTS (
     SELECT FROM accounting.adjustments a
     WHERE a.adjustment_id = c.id AND a.user_key = c.user_key)
 ORDER BY c.posted_at, c.id
+RETURNING adjustment_id;
+
+-- name: record_billed_closings
+-- Records the closings of cells that the books of the front have now, of one period.
+INSERT INTO accounting.billed_closings AS b (realm_id, period, database_id, cutoff)
+SELECT CAST(:realm_id AS integer), c.period, n.database_id, c.cutoff
+FROM cells.closings c JOIN accounting.cells n USING (cell)
+WHERE c.realm = :realm AND c.period = :period AND c.closed_at IS NOT NULL
+ON CONFLICT ON CONSTRAINT billed_closings_pkey DO UPDATE SET cutoff = excluded.cutoff
+WHERE b.cutoff <> excluded.cutoff;
+
+-- name: closed_anew
+-- The closed periods of which a cell has another closing than the one that was billed.
+SELECT DISTINCT p.realm_id, r.realm, p.period
+FROM cells.closings c
+JOIN accounting.cells n USING (cell)
+JOIN accounting.realms r USING (realm)
+JOIN accounting.periods p ON p.realm_id = r.realm_id AND p.period = c.period
+LEFT JOIN accounting.billed_closings b ON b.realm_id = p.realm_id AND b.period = p.period
+    AND b.database_id = n.database_id
+WHERE p.closed_at IS NOT NULL AND c.closed_at IS NOT NULL AND b.cutoff IS DISTINCT FROM c.cutoff
+ORDER BY p.realm_id, p.period;
+
+-- name: periods_of_adjustments
+-- The users' periods of these adjustments.
+SELECT a.realm_id, r.realm, a.period, array_agg(DISTINCT a.user_key) AS user_keys
+FROM accounting.adjustments a JOIN accounting.realms r USING (realm_id)
+WHERE a.adjustment_id = ANY (CAST(:ids AS uuid[])) AND NOT a.manual
+GROUP BY a.realm_id, r.realm, a.period
+ORDER BY a.realm_id, a.period;
+
+-- name: is_comparable
+-- Whether all cells whose closings of a period were billed have joined and closed it now. A cell that
+-- was restored closes it again later.
+SELECT NOT EXISTS (
+    SELECT FROM accounting.billed_closings b
+    LEFT JOIN accounting.cells n USING (database_id)
+    LEFT JOIN cells.closings c ON c.cell = n.cell AND c.realm = :realm AND c.period = :period
+    WHERE b.realm_id = :realm_id AND b.period = :period AND c.closed_at IS NULL);
+
+-- name: post_difference
+-- Posts, of a closed period, what the cells have now and the front has not: statements and late usage
+-- of both. Nothing, unless a cell was restored, or closed the period later than the front. Its id is a
+-- function of what it says, as with late usage.
+WITH billed AS (
+    SELECT user_key, 1 AS sign, received_packets, received_bytes, sent_packets, sent_bytes,
+        peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+        session_seconds * 1000000 AS session_microseconds
+    FROM cells.statements
+    WHERE realm = :realm AND period = :period
+        AND (CAST(:user_keys AS uuid[]) IS NULL OR user_key = ANY (CAST(:user_keys AS uuid[])))
+    UNION ALL
+    SELECT user_key, 1, received_packets, received_bytes, sent_packets, sent_bytes,
+        peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+        session_seconds * 1000000
+    FROM cells.adjustments
+    WHERE realm = :realm AND period = :period AND author = 'turn-accounting'
+        AND (CAST(:user_keys AS uuid[]) IS NULL OR user_key = ANY (CAST(:user_keys AS uuid[])))
+    UNION ALL
+    SELECT user_key, -1, received_packets, received_bytes, sent_packets, sent_bytes,
+        peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+        session_microseconds
+    FROM accounting.statements
+    WHERE realm_id = :realm_id AND period = :period
+        AND (CAST(:user_keys AS uuid[]) IS NULL OR user_key = ANY (CAST(:user_keys AS uuid[])))
+    UNION ALL
+    SELECT user_key, -1, received_packets, received_bytes, sent_packets, sent_bytes,
+        peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+        session_microseconds
+    FROM accounting.adjustments
+    WHERE realm_id = :realm_id AND period = :period AND NOT manual
+        AND (CAST(:user_keys AS uuid[]) IS NULL OR user_key = ANY (CAST(:user_keys AS uuid[])))
+),
+late AS (
+    SELECT user_key,
+        sum(sign * received_packets) AS received_packets, sum(sign * received_bytes) AS received_bytes,
+        sum(sign * sent_packets) AS sent_packets, sum(sign * sent_bytes) AS sent_bytes,
+        sum(sign * peer_received_packets) AS peer_received_packets,
+        sum(sign * peer_received_bytes) AS peer_received_bytes,
+        sum(sign * peer_sent_packets) AS peer_sent_packets,
+        sum(sign * peer_sent_bytes) AS peer_sent_bytes,
+        sum(sign * session_microseconds) AS session_microseconds,
+        concat_ws(' ', sum(received_packets) FILTER (WHERE sign < 0),
+            sum(received_bytes) FILTER (WHERE sign < 0), sum(sent_packets) FILTER (WHERE sign < 0),
+            sum(sent_bytes) FILTER (WHERE sign < 0),
+            sum(peer_received_packets) FILTER (WHERE sign < 0),
+            sum(peer_received_bytes) FILTER (WHERE sign < 0),
+            sum(peer_sent_packets) FILTER (WHERE sign < 0),
+            sum(peer_sent_bytes) FILTER (WHERE sign < 0),
+            trim_scale(sum(session_microseconds) FILTER (WHERE sign < 0))) AS before
+    FROM billed GROUP BY user_key
+)
+INSERT INTO accounting.adjustments (
+    adjustment_id, user_key, realm_id, period, posted_in,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+    session_microseconds, reason, author, manual, posted_at
+)
+SELECT accounting.event_id('late usage of cells', concat_ws(chr(10),
+        to_char(o.period, 'YYYY-MM-DD'), l.user_key, l.before, concat_ws(' ',
+            l.received_packets, l.received_bytes, l.sent_packets, l.sent_bytes,
+            l.peer_received_packets, l.peer_received_bytes, l.peer_sent_packets, l.peer_sent_bytes,
+            trim_scale(l.session_microseconds)), r.realm)),
+    l.user_key, o.realm_id, o.period, (
+        SELECT min(q.period) FROM accounting.periods q
+        WHERE q.realm_id = o.realm_id AND q.closed_at IS NULL AND q.starts_at > o.starts_at),
+    l.received_packets, l.received_bytes, l.sent_packets, l.sent_bytes,
+    l.peer_received_packets, l.peer_received_bytes, l.peer_sent_packets, l.peer_sent_bytes,
+    l.session_microseconds, 'late usage (of a cell that booked it anew)', 'turn-accounting', false,
+    clock_timestamp()
+FROM late l
+CROSS JOIN accounting.periods o JOIN accounting.realms r USING (realm_id)
+WHERE o.realm_id = :realm_id AND o.period = :period
+    AND (l.received_packets, l.received_bytes, l.sent_packets, l.sent_bytes,
+        l.peer_received_packets, l.peer_received_bytes, l.peer_sent_packets, l.peer_sent_bytes,
+        l.session_microseconds) IS DISTINCT FROM (0, 0, 0, 0, 0, 0, 0, 0, 0)
 RETURNING adjustment_id;
 
 -- name: known_periods
@@ -256,7 +376,8 @@ WHERE CAST(:realm AS text) IS NULL OR r.realm = :realm;
 
 -- name: check_statements
 -- The lines of the front that are not the sum of the cells' lines, by number, and those whose digest
--- is not that of the cells' digests. Not of periods that a cell closed which has left.
+-- is not that of the cells' digests. Not of periods that a cell closed which has left, or which closed
+-- them again after it was restored: of those, only what was billed in all can be compared.
 WITH closed AS (
     SELECT p.realm_id, r.realm, p.period
     FROM accounting.periods p JOIN accounting.realms r USING (realm_id)
@@ -266,6 +387,11 @@ WITH closed AS (
         AND NOT EXISTS (
             SELECT FROM json_object_keys(CAST(p.cutoff AS json) -> 'cells') k (cell)
             WHERE k.cell NOT IN (SELECT cell FROM accounting.cells))
+        AND NOT EXISTS (
+            SELECT FROM accounting.billed_closings b JOIN accounting.cells n USING (database_id)
+            WHERE b.realm_id = p.realm_id AND b.period = p.period
+                AND CAST(b.cutoff AS jsonb)
+                    IS DISTINCT FROM CAST(p.cutoff AS jsonb) -> 'cells' -> n.cell)
 ), of_front AS (
     SELECT c.realm, c.period, s.user_key, n.number, n.value
     FROM closed c JOIN accounting.statements s USING (realm_id, period)
@@ -323,7 +449,8 @@ ORDER BY realm, period, user_key, number;
 
 -- name: check_adjustments
 -- The adjustments that one of both has and the other has not, or with other figures. Those that a
--- person posted on the front are its own, and those of a cell that has left can't be compared.
+-- person posted on the front are its own, and those of a cell that has left can't be compared; nor can
+-- those of a user's period of which a restored cell booked something anew.
 WITH of_cells AS (
     SELECT accounting.event_id('adjustment of a cell', n.database_id || ' ' || c.adjustment_id) AS id,
         c.realm, c.period, c.user_key, c.cell,
@@ -356,7 +483,60 @@ SELECT coalesce(f.realm, c.realm) AS realm, coalesce(f.period, c.period) AS peri
 FROM of_front f FULL JOIN of_cells c USING (id)
 WHERE f.figures IS DISTINCT FROM c.figures
     AND (c.cell IS NOT NULL OR f.cell IN (SELECT cell FROM accounting.cells))
+    AND NOT EXISTS (
+        SELECT FROM accounting.adjustments a JOIN accounting.realms r USING (realm_id)
+        WHERE r.realm = coalesce(f.realm, c.realm) AND a.period = coalesce(f.period, c.period)
+            AND a.user_key = coalesce(f.user_key, c.user_key)
+            AND a.reason = 'late usage (of a cell that booked it anew)')
 ORDER BY realm, period, id;
+
+-- name: check_billed
+-- The users' periods of which the cells have billed in all, in statements and late usage, otherwise
+-- than the front. Not of periods that a cell closed which has left, or has not closed again yet.
+WITH billed AS (
+    SELECT realm, period, user_key, 1 AS sign, received_bytes, sent_bytes, peer_received_bytes,
+        peer_sent_bytes, session_seconds
+    FROM cells.statements
+    UNION ALL
+    SELECT realm, period, user_key, 1, received_bytes, sent_bytes, peer_received_bytes,
+        peer_sent_bytes, session_seconds
+    FROM cells.adjustments WHERE author = 'turn-accounting'
+    UNION ALL
+    SELECT r.realm, s.period, s.user_key, -1, s.received_bytes, s.sent_bytes,
+        s.peer_received_bytes, s.peer_sent_bytes, s.session_microseconds * 0.000001
+    FROM accounting.statements s JOIN accounting.realms r USING (realm_id)
+    UNION ALL
+    SELECT r.realm, a.period, a.user_key, -1, a.received_bytes, a.sent_bytes,
+        a.peer_received_bytes, a.peer_sent_bytes, a.session_microseconds * 0.000001
+    FROM accounting.adjustments a JOIN accounting.realms r USING (realm_id) WHERE NOT a.manual
+), sums AS (
+    SELECT realm, period, user_key,
+        concat_ws(' ', sum(received_bytes) FILTER (WHERE sign = -1),
+            sum(sent_bytes) FILTER (WHERE sign = -1),
+            sum(peer_received_bytes) FILTER (WHERE sign = -1),
+            sum(peer_sent_bytes) FILTER (WHERE sign = -1),
+            trim_scale(sum(session_seconds) FILTER (WHERE sign = -1))) AS booked,
+        concat_ws(' ', sum(received_bytes) FILTER (WHERE sign = 1),
+            sum(sent_bytes) FILTER (WHERE sign = 1),
+            sum(peer_received_bytes) FILTER (WHERE sign = 1),
+            sum(peer_sent_bytes) FILTER (WHERE sign = 1),
+            trim_scale(sum(session_seconds) FILTER (WHERE sign = 1))) AS recomputed
+    FROM billed
+    WHERE (CAST(:realm AS text) IS NULL OR realm = :realm)
+        AND (CAST(:period AS date) IS NULL OR period = :period)
+    GROUP BY realm, period, user_key
+    HAVING (sum(sign * received_bytes), sum(sign * sent_bytes), sum(sign * peer_received_bytes),
+        sum(sign * peer_sent_bytes), sum(sign * session_seconds)) IS DISTINCT FROM (0, 0, 0, 0, 0)
+)
+SELECT s.realm, s.period, s.user_key, '' AS "column", s.booked, s.recomputed, 'differs' AS kind
+FROM sums s JOIN accounting.realms r USING (realm)
+JOIN accounting.periods p ON p.realm_id = r.realm_id AND p.period = s.period
+WHERE p.closed_at IS NOT NULL AND NOT EXISTS (
+    SELECT FROM accounting.billed_closings b
+    LEFT JOIN accounting.cells n USING (database_id)
+    LEFT JOIN cells.closings c ON c.cell = n.cell AND c.realm = s.realm AND c.period = s.period
+    WHERE b.realm_id = p.realm_id AND b.period = p.period AND c.closed_at IS NULL)
+ORDER BY s.realm, s.period, s.user_key;
 
 -- name: cells_to_forward
 -- The cells by name; those whose feed could not be read are last, the one that waits longest first, and

@@ -86,6 +86,17 @@ CREATE TABLE accounting.front_peaks (
 CREATE INDEX front_peaks_by_hour ON accounting.front_peaks (realm, starts_at);
 GRANT SELECT, INSERT, DELETE ON accounting.front_peaks TO turn_accounting_writer;
 
+-- The closings of cells that are in the books of the front. A cell that was restored closes a period
+-- again, with another cutoff, and one that had no usage of it may have closed it later than the front.
+CREATE TABLE accounting.billed_closings (
+    realm_id integer NOT NULL,
+    period date NOT NULL,
+    database_id uuid NOT NULL,
+    cutoff text NOT NULL,
+    CONSTRAINT billed_closings_pkey PRIMARY KEY (realm_id, period, database_id)
+);
+GRANT SELECT, INSERT, UPDATE ON accounting.billed_closings TO turn_accounting_writer;
+
 -- In a cell: the front that it belongs to, and the name that it has there. front: its feed_source().
 CREATE TABLE accounting.membership (
     id boolean NOT NULL DEFAULT true CONSTRAINT cell_is_of_one_front CHECK (id),

@@ -11,8 +11,10 @@ from accounting.billing.adjust import adjust, post_manual_adjustment
 from accounting.billing.close_period import close_period, close_periods, refresh_periods
 from accounting.feed.number_feed import number_feed
 from accounting.front.join import leave
-from tests.support.books import channel, traffic_payload
+from accounting.front.verify import verify_installation
+from tests.support.books import Books, channel, status_payload, traffic_payload
 from tests.support.fronts import HOUR, Front, call, open_front
+from tests.support.restored_database import back_up, restore_database
 from tests.support.servers import PostgresServer
 
 MONTH = HOUR * 24 * 31
@@ -119,6 +121,89 @@ def test_late_usage_of_a_cell_is_an_adjustment_that_names_it(
             statement,
             statement + posted[0]["received_bytes"],
         ]
+
+
+def billed(books: Books) -> list[dict[str, Any]]:
+    """Statements and late usage by user."""
+    return books.query("""
+        SELECT user_id, sum(received_bytes) AS bytes, sum(session_seconds) AS seconds
+        FROM (
+            SELECT user_id, received_bytes, session_seconds FROM reporting.statements
+            UNION ALL
+            SELECT user_id, received_bytes, session_seconds FROM reporting.adjustments
+        ) b GROUP BY user_id ORDER BY user_id
+    """)
+
+
+def late_call(front: Front, cell: str, hours: float = 40) -> None:
+    """A session that was received in November, and is loaded when it is closed."""
+    for name in (front.cells[cell], front.whole):
+        spool = name.spool("late")
+        at = name.micros_at(HOUR * hours)
+        spool.append(
+            [
+                (at, 0, channel("status", user="alice", allocation=77), status_payload("new", 600)),
+                (at + 1, 0, channel("traffic", user="alice", allocation=77),
+                    traffic_payload(1, 2_000, 3, 4)),
+                (at + 2, 0, channel("status", user="alice", allocation=77), b"deleted"),
+            ]
+        )  # fmt: skip
+        spool.checkpoint(name.micros_at(HOUR * hours + 10))
+
+
+def test_a_restored_cell_that_closes_otherwise_adds_an_adjustment(front: Front) -> None:
+    """What it counted late before is in its statement now, and on the front it is once."""
+    north = front.cells["north"]
+    front.books.disconnect()
+    front.books.query(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [north.name]
+    )
+    back_up(north)
+    front.close_periods()
+    before = front.rows("statements", order="user_key")
+    restore_database(north)
+    late_call(front, "north")
+    for name in front.cells:
+        for books in (front.cells[name], front.whole):
+            books.advance_clock(MONTH * 1.1, source=name)
+    for books in (north, front.whole):
+        books.spool("late").checkpoint(books.micros_at(MONTH * 1.1))
+        books._loaders.clear()
+        books.run_jobs()
+        close_periods(books.engine)
+        adjust(books.engine)
+    assert billed(north) != []
+    front.bill()
+    assert front.rows("statements", order="user_key") == before
+    assert billed(front.books) == billed(front.whole)
+    [row] = front.rows("adjustments", "reason", "received_bytes")
+    assert row == {"reason": "late usage (of a cell that booked it anew)", "received_bytes": 2_000}
+    assert front.bill() == 0
+    assert list(verify_installation(front.books.engine)) == []
+
+
+def test_what_a_restored_cell_posts_again_in_other_portions_is_billed_once(front: Front) -> None:
+    north = front.cells["north"]
+    front.close_periods()
+    front.books.disconnect()
+    front.books.query(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [north.name]
+    )
+    back_up(north)
+    for hours in (40, 50):
+        late_call(front, "north", hours)
+        for books in (north, front.whole):
+            books.run_jobs()
+            adjust(books.engine)
+        assert front.bill() == 1
+    restore_database(north)
+    north._loaders.clear()
+    north.run_jobs()
+    adjust(north.engine)
+    assert len(north.rows("adjustments")) == 1
+    front.bill()
+    assert billed(front.books) == billed(front.whole)
+    assert list(verify_installation(front.books.engine)) == []
 
 
 def test_a_manual_adjustment_is_posted_on_the_front(front: Front) -> None:

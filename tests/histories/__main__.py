@@ -9,9 +9,11 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from tests.histories.cells import CellsPlayer, make_cells_plan
 from tests.histories.plan import make_plan
 from tests.histories.player import Player
 from tests.support.books import cloned_database, make_template
@@ -37,7 +39,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.histories", description=__doc__)
     parser.add_argument("--seeds", type=parse_seeds, default=[1], help="such as 1-50 or 3,7")
     parser.add_argument("--short", action="store_true", help="as in `make test`")
+    parser.add_argument("--cells", type=int, choices=(2, 3), help="over the cells of a front")
     given = parser.parse_args()
+    if given.cells:
+        return play_over_cells(given.seeds, given.cells, short=given.short)
     failed = []
     second = RedisServer if RedisServer.is_installed() else ValkeyServer
     with PostgresServer() as server, ValkeyServer(BACKLOG) as valkey, second(BACKLOG) as other:
@@ -67,6 +72,41 @@ def main() -> int:
                         f" {player.killed} killed, {time.monotonic() - started:.1f} s"
                     )
     say(f"{len(given.seeds)} histories, {len(failed)} failed: {failed}")
+    return bool(failed)
+
+
+def play_over_cells(seeds: Sequence[int], cells: int, *, short: bool) -> int:
+    """Play histories over cells; returns the exit code."""
+    failed = []
+    interruptions = events = restored = 0
+    with PostgresServer() as server:
+        make_template(server)
+        for seed in seeds:
+            directory = Path(tempfile.mkdtemp(prefix=f"ta-cells-{seed}-"))
+            started = time.monotonic()
+            player = CellsPlayer(
+                make_cells_plan(seed, cells=cells, short=short), server, directory, cells
+            )
+            try:
+                player.play()
+            except AssertionError as error:
+                say(str(error))
+                say(f"seed {seed} FAILED; its spools are in {directory}")
+                failed.append(seed)
+                continue
+            shutil.rmtree(directory)
+            interruptions += player.interruptions
+            events += player.events
+            restored += len(player.restored)
+            say(
+                f"seed {seed} ok: {player.runs} runs, {player.interruptions} interruptions,"
+                f" {player.events} events, {player.closed} periods closed,"
+                f" {len(player.restored)} restored, {time.monotonic() - started:.1f} s"
+            )
+    say(
+        f"{len(seeds)} histories over {cells} cells, {interruptions} interruptions,"
+        f" {restored} cells restored, {events} events in the feeds; {len(failed)} failed: {failed}"
+    )
     return bool(failed)
 
 

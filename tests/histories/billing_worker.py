@@ -5,10 +5,11 @@ It outlives the database: after a restore it keeps what it billed, and reads the
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from tests.histories.comparison import compare_rows
 from tests.histories.oracle import COUNTERS
 
 Row = Mapping[str, Any]
@@ -79,3 +80,36 @@ class BillingWorker:
                 self.usage[key][payload["user_key"]] = tuple(
                     a + b for a, b in zip(before, figures(payload), strict=True)
                 )
+
+    def compare(
+        self, views: Mapping[str, Sequence[Row]], corrections: Iterable[tuple[Any, ...]]
+    ) -> Iterator[str]:
+        """A worker has billed what the hours say, for each closed period, and each correction."""
+        keys = {str(row["user_key"]): row["user_id"] for row in views["user_usage_monthly"]}
+        billed: list[tuple[Any, ...]] = []
+        hours = []
+        for row in views["periods"]:
+            if row["closed_at"] is None:
+                continue
+            key = row["realm"], row["period"].isoformat()
+            billed += [
+                (*key, keys.get(user_key, user_key), usage)
+                for user_key, usage in self.usage[key].items()
+                if any(usage)
+            ]
+            sums: dict[str, list[int]] = defaultdict(lambda: [0] * 9)
+            for hour in views["user_usage_hourly"]:
+                if hour["realm"] == key[0] and (
+                    row["starts_at"] <= hour["starts_at"] < row["ends_at"]
+                ):
+                    figures_of_hour = figures(hour)
+                    sums[hour["user_id"]] = [
+                        a + b for a, b in zip(sums[hour["user_id"]], figures_of_hour, strict=True)
+                    ]
+            hours += [(*key, user, tuple(usage)) for user, usage in sums.items() if any(usage)]
+        yield from compare_rows("what the worker billed", hours, billed)
+        known = {(row[0], row[1], row[3], row[4]) for row in self.credits.values()}
+        for correction in corrections:
+            realm, period, _, counters, micros, reason, _ = correction
+            if (realm, period, (*counters, micros), reason) not in known:
+                yield f"the worker has not got the correction {correction}"

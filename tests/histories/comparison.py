@@ -82,7 +82,7 @@ class Identities:
 
 def differences(expected: Expectation, views: Views, identities: Identities) -> list[str]:
     """What the views show otherwise than the oracle; empty when they agree."""
-    return list(_Comparison(expected, views, identities).run())
+    return list(Comparison(expected, views, identities).run())
 
 
 def time_of(value: Any) -> int | None:
@@ -106,7 +106,7 @@ def seconds_to_micros(seconds: Decimal) -> int:
 
 
 @dataclass(slots=True)
-class _Comparison:
+class Comparison:
     expected: Expectation
     views: Views
     identities: Identities
@@ -212,7 +212,12 @@ class _Comparison:
                     if usage != NO_USAGE
                 ],
                 [
-                    (row["realm"], *bucket_of(row), usage_of(row), row["peak_sessions"])
+                    (
+                        row["realm"],
+                        *bucket_of(row),
+                        usage_of(row),
+                        row["peak_sessions"] * self.has_peaks,
+                    )
                     for row in self.views[f"realm_usage_{view}"]
                     if usage_of(row) != NO_USAGE
                 ],
@@ -355,12 +360,18 @@ class _Comparison:
                     found[shown(realm), period.first_day.isoformat()] = (realm, period)
         return found
 
-    def _periods(self) -> Iterator[str]:
-        expected = self._expected_periods()
+    def _may_close(self, key: tuple[str, str], period: Period) -> bool:
+        return key in self.expected.closed or period.due_at < self._settled_until()
+
+    def _settled_until(self) -> int:
         in_service = self.expected.streams.keys() - self.expected.retired
-        settled = min(
+        return min(
             [self.expected.now, *(self.expected.streams[source].until for source in in_service)]
         )
+
+    def _periods(self) -> Iterator[str]:
+        expected = self._expected_periods()
+        settled = self._settled_until()
         rows = {(row["realm"], row["period"].isoformat()): row for row in self.views["periods"]}
         earlier_open: dict[str, bool] = defaultdict(bool)
         for (realm, name), (_, period) in sorted(expected.items()):
@@ -372,8 +383,7 @@ class _Comparison:
             bounds = (micros(row["starts_at"]), micros(row["ends_at"]), row["time_zone"])
             if bounds != period[1:4]:
                 yield f"period {name} of {realm!r}: {bounds}, expected {period[1:4]}"
-            may_close = period.due_at < settled and not earlier_open[realm]
-            if may_close:
+            if self._may_close((realm, name), period) and not earlier_open[realm]:
                 self.expected.closed.add((realm, name))
             if (realm, name) in self.expected.closed:
                 state = {"closed"}
@@ -453,6 +463,9 @@ class _Comparison:
             )
         return streams
 
+    def _is_late_usage(self, reason: str) -> bool:
+        return reason == "late usage"
+
     def _adjustments(self) -> Iterator[str]:
         """Statement + late usage = the hours, for each user of a closed period."""
         periods = self._expected_periods()
@@ -472,7 +485,7 @@ class _Comparison:
                 yield f"adjustment of {key}, which was not closed then"
             if row["author"] == LATE_USAGE:
                 add_to(billed, row)
-                if row["reason"] != "late usage":
+                if not self._is_late_usage(row["reason"]):
                     yield f"adjustment of {key} with the reason {row['reason']!r}"
             else:
                 corrections.append(

@@ -661,7 +661,7 @@ class Usage(NamedTuple):
 NO_USAGE: Final = Usage((0,) * 8, 0, 0, 0, 0)
 
 
-def _added(a: Usage, b: Usage) -> Usage:
+def added(a: Usage, b: Usage) -> Usage:
     return Usage(
         tuple(x + y for x, y in zip(a.counters, b.counters, strict=True)),
         a.started + b.started,
@@ -726,7 +726,7 @@ class Books:
             for entry in session.counted:
                 estimated = entry.counts[1] + entry.counts[3] if session.estimated else 0
                 is_client = entry.side == "client"
-                hours[realm, user, calendar.hour(entry.at)] = _added(
+                hours[realm, user, calendar.hour(entry.at)] = added(
                     hours[realm, user, calendar.hour(entry.at)],
                     Usage(
                         entry.counts + NOTHING if is_client else NOTHING + entry.counts,
@@ -741,7 +741,7 @@ class Books:
                 first, last = max(hour.starts_at, session.first.at), min(hour.ends_at, until)
                 started = hour.starts_at <= session.first.at
                 ended = session.ended_at is not None and session.ended_at < hour.ends_at
-                hours[realm, user, hour] = _added(
+                hours[realm, user, hour] = added(
                     hours[realm, user, hour],
                     Usage((0,) * 8, int(started), int(ended), last - first, 0),
                 )
@@ -752,13 +752,13 @@ class Books:
         sums: UserHours = defaultdict(lambda: NO_USAGE)
         for (realm, user, hour), usage in self.hours.items():
             bucket = getattr(self.calendars[realm], level)(hour.starts_at)
-            sums[realm, user, bucket] = _added(sums[realm, user, bucket], usage)
+            sums[realm, user, bucket] = added(sums[realm, user, bucket], usage)
         return sums
 
     def by_realm(self, level: str) -> dict[tuple[bytes, Bucket], Usage]:
         sums: dict[tuple[bytes, Bucket], Usage] = defaultdict(lambda: NO_USAGE)
         for (realm, _, bucket), usage in self.by_user(level).items():
-            sums[realm, bucket] = _added(sums[realm, bucket], usage)
+            sums[realm, bucket] = added(sums[realm, bucket], usage)
         return sums
 
     def peaks(self, level: str) -> dict[tuple[bytes, Bucket], int]:
@@ -806,7 +806,7 @@ class Books:
         sums: dict[bytes, Usage] = defaultdict(lambda: NO_USAGE)
         for (of_realm, user, hour), usage in self.hours.items():
             if of_realm == realm and period.starts_at <= hour.starts_at < period.ends_at:
-                sums[user] = _added(sums[user], usage)
+                sums[user] = added(sums[user], usage)
         return sums
 
 

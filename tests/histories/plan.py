@@ -181,14 +181,17 @@ class Plan:
             )
 
 
-def make_plan(seed: int, *, short: bool) -> Plan:
-    return _Planner(seed, short=short).plan()
+def make_plan(
+    seed: int, *, short: bool, sources: Sequence[str] = ("north", "s\u00fcd west")
+) -> Plan:
+    return _Planner(seed, short=short, names=sources).plan()
 
 
 @dataclass(slots=True)
 class _Planner:
     seed: int
     short: bool
+    names: Sequence[str]
     chance: random.Random = field(init=False)
     rules: dict[bytes, Sequence[Rule]] = field(init=False, default_factory=dict)
     start: int = field(init=False, default=0)
@@ -208,7 +211,7 @@ class _Planner:
         for realm in realms:
             self.rules[realm] = self._rules(default_rule)
         mode = chance.choice(("replication", "subscribe"))
-        sources = [self._source(name, mode) for name in ("north", "s\u00fcd west")]
+        sources = [self._source(name, mode) for name in self.names]
         return Plan(
             seed=self.seed,
             short=self.short,

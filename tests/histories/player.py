@@ -8,12 +8,11 @@ loaders, jobs and schedulers, which are killed and run again, and the commands o
 import os
 import random
 import signal
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import date, timedelta
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
@@ -25,14 +24,13 @@ from psycopg.rows import dict_row
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.records import RawKeySighting
 from accounting.capture.spool.spool import Spool
-from tests.histories.billing_worker import BillingWorker, figures
+from tests.histories.billing_worker import BillingWorker
 from tests.histories.capture import Place, capture
 from tests.histories.comparison import (
     VIEWS,
     Expectation,
     Identities,
     Views,
-    compare_rows,
     differences,
 )
 from tests.histories.oracle import (
@@ -295,7 +293,7 @@ class Player:
                     continue
                 since = []
                 if rule.holds_from is not None:
-                    since = ["--from", local_day(rule.holds_from, rule.time_zone)]
+                    since = ["--from", str(local_day(rule.holds_from, rule.time_zone))]
                 fields = dict(rule_fields(rule))
                 self.run("realm", "set", shown(realm), *rule_options(fields), *since)
 
@@ -687,44 +685,13 @@ class Player:
         found = differences(self.expected, views, self.identities)
         found += self.worker.work(views["feed"], views["statements"])
         if not found:
-            found += self._billed(views)
+            found += self.worker.compare(views, self.expected.corrections)
         if found:
             raise HistoryFailed("\n".join([f"seed {self.plan.seed}, {when}:", *found]))
 
-    def _billed(self, views: Views) -> Iterator[str]:
-        """A worker has billed what the hours say, for each closed period, and each correction."""
-        keys = {str(row["user_key"]): row["user_id"] for row in views["user_usage_monthly"]}
-        billed: list[tuple[Any, ...]] = []
-        hours = []
-        for row in views["periods"]:
-            if row["closed_at"] is None:
-                continue
-            key = row["realm"], row["period"].isoformat()
-            billed += [
-                (*key, keys.get(user_key, user_key), usage)
-                for user_key, usage in self.worker.usage[key].items()
-                if any(usage)
-            ]
-            sums: dict[str, list[int]] = defaultdict(lambda: [0] * 9)
-            for hour in views["user_usage_hourly"]:
-                if hour["realm"] == key[0] and (
-                    row["starts_at"] <= hour["starts_at"] < row["ends_at"]
-                ):
-                    figures_of_hour = figures(hour)
-                    sums[hour["user_id"]] = [
-                        a + b for a, b in zip(sums[hour["user_id"]], figures_of_hour, strict=True)
-                    ]
-            hours += [(*key, user, tuple(usage)) for user, usage in sums.items() if any(usage)]
-        yield from compare_rows("what the worker billed", hours, billed)
-        known = {(row[0], row[1], row[3], row[4]) for row in self.worker.credits.values()}
-        for correction in self.expected.corrections:
-            realm, period, _, counters, micros, reason, _ = correction
-            if (realm, period, (*counters, micros), reason) not in known:
-                yield f"the worker has not got the correction {correction}"
 
-
-def local_day(time: int, zone: str) -> str:
-    return str(moment(time).astimezone(ZoneInfo(zone)).date())
+def local_day(time: int, zone: str) -> date:
+    return moment(time).astimezone(ZoneInfo(zone)).date()
 
 
 class Process:

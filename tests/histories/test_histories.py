@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from tests.histories import oracle
+from tests.histories.cells import CellsPlayer, make_cells_plan
 from tests.histories.comparison import differences
 from tests.histories.plan import make_plan
 from tests.histories.player import Player
@@ -32,6 +33,19 @@ def test_the_books_of_a_random_history_equal_the_oracles(
             )
         found = differences(player.expected, player.views(), player.identities)
         assert [line.split(":")[0] for line in found if line[0] != " "] == ["realm_usage_daily"]
+
+
+@pytest.mark.parametrize(
+    ("seed", "cells"),
+    [(4, 3), *[pytest.param(seed, 2 + seed % 2, marks=pytest.mark.long) for seed in range(20, 26)]],
+)
+def test_the_books_of_a_front_equal_the_oracles(
+    seed: int, cells: int, postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    """Over cells that close days apart and are restored, and with interrupted jobs of the front."""
+    CellsPlayer(
+        make_cells_plan(seed, cells=cells, short=True), postgres_server, tmp_path, cells
+    ).play()
 
 
 def test_the_oracle_imports_nothing_of_the_project() -> None:

@@ -6,6 +6,7 @@ from sqlalchemy import (
     Column,
     Date,
     Index,
+    Integer,
     SmallInteger,
     Table,
     Text,
@@ -79,6 +80,15 @@ forwarded_closings = Table(
     Column("realm", Text, primary_key=True),
     Column("period", Date, primary_key=True),
     Column("seq", BigInteger, nullable=False),
+)
+
+billed_closings = Table(
+    "billed_closings",
+    metadata,
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
+    Column("period", Date, primary_key=True),
+    Column("database_id", Uuid, primary_key=True),
+    Column("cutoff", Text, nullable=False),
 )
 
 membership = Table(
