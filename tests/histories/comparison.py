@@ -216,7 +216,7 @@ class Comparison:
                         row["realm"],
                         *bucket_of(row),
                         usage_of(row),
-                        row["peak_sessions"] * self.has_peaks,
+                        row["peak_sessions"],
                     )
                     for row in self.views[f"realm_usage_{view}"]
                     if usage_of(row) != NO_USAGE
