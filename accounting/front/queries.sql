@@ -290,7 +290,7 @@ SELECT NOT EXISTS (
 -- name: post_difference
 -- Posts, of a closed period, what the cells have now and the front has not: statements and late usage
 -- of both. Nothing, unless a cell was restored, or closed the period later than the front. Its id is a
--- function of what it says, as with late usage.
+-- function of what it says, as with late usage, and of how much was posted before.
 WITH billed AS (
     SELECT user_key, 1 AS sign, received_packets, received_bytes, sent_packets, sent_bytes,
         peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
@@ -329,7 +329,8 @@ late AS (
         sum(sign * peer_sent_packets) AS peer_sent_packets,
         sum(sign * peer_sent_bytes) AS peer_sent_bytes,
         sum(sign * session_microseconds) AS session_microseconds,
-        concat_ws(' ', sum(received_packets) FILTER (WHERE sign < 0),
+        concat_ws(' ', count(*) FILTER (WHERE sign < 0),
+            sum(received_packets) FILTER (WHERE sign < 0),
             sum(received_bytes) FILTER (WHERE sign < 0), sum(sent_packets) FILTER (WHERE sign < 0),
             sum(sent_bytes) FILTER (WHERE sign < 0),
             sum(peer_received_packets) FILTER (WHERE sign < 0),

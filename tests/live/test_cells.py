@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from accounting.billing.adjust import adjust
-from accounting.billing.close_period import close_period
+from accounting.billing.close_period import close_period, refresh_periods
 from accounting.db.engine import open_engine
 from accounting.domain.text_escaping import escape
 from accounting.errors import ConnectionLost, LockHeld, NotYet
@@ -187,20 +187,31 @@ def alone(books: Books) -> Iterator[None]:
 
 def close_over_periods(cell: RunningCell, source: str) -> None:
     """Close all periods that are over by the database's clock, although the source goes on."""
+    waits = []
 
     def closed() -> bool:
-        rows = cell.books.query(
-            "SELECT realm, period FROM reporting.periods WHERE state = 'closing'"
+        try:
+            refresh_periods(cell.books.engine)
+        except LockHeld as error:
+            waits.append(str(error))
+            return False
+        rows = cell.books.rows(
+            "periods WHERE state = 'closing'", "realm", "period", order="realm, period"
         )
-        with suppress(NotYet, LockHeld):
+        try:
             for row in rows:
                 close_period(
                     cell.books.engine, row["realm"], row["period"], excluded_sources=[source]
                 )
-            return bool(rows)
-        return False
+        except (NotYet, LockHeld) as error:
+            waits.append(str(error))
+            return False
+        return bool(cell.books.rows("statements"))
 
-    wait_until(closed, 30)
+    try:
+        wait_until(closed, 30)
+    except AssertionError as error:
+        raise AssertionError(f"{error} {waits[-1:]}") from error
 
 
 def run_billing(front: RunningFront) -> None:
@@ -225,7 +236,7 @@ def billed(books: Books) -> Usage:
 def test_a_statement_stays_whatever_happens_while_periods_close(
     front: RunningFront, tmp_path: Path
 ) -> None:
-    """A cell hangs, one is killed, one is restored; one of two schedulers of the front is killed."""
+    """A cell hangs, one is killed, one is restored, and one of the front's two schedulers dies."""
     expected = front.usage()
     for who, usage in publish(front, 3).items():
         add(expected, who, usage)
