@@ -13,7 +13,16 @@ JOB_NAMES: Final = (
     "settle", "rollup", "partitions", "gaps", "feed", "adjust", "close", "webhooks", "retain",
 )  # fmt: skip
 """Those of the registry, which is imported when one runs."""
-FRONT_JOB_NAMES: Final = ("forward", "feed", "bill", "peaks", "limits", "webhooks", "retain")
+FRONT_JOB_NAMES: Final = (
+    "forward",
+    "feed",
+    "bill",
+    "peaks",
+    "limits",
+    "share",
+    "webhooks",
+    "retain",
+)
 """Those of a front."""
 ALL_JOB_NAMES: Final = tuple(dict.fromkeys(JOB_NAMES + FRONT_JOB_NAMES))
 
@@ -35,11 +44,11 @@ def register(app: typer.Typer) -> None:
 
 def upgrade() -> None:
     """Upgrade the database to this version's schema."""
-    from accounting.db import migrations
+    from accounting.front import cell_views
     from accounting.ops import servers
 
     with servers.database(command_settings(), may_create=True) as engine:
-        write(f"{migrations.upgrade(engine)}\n")
+        write(f"{cell_views.upgrade(engine)}\n")
 
 
 def current() -> None:

@@ -38,7 +38,8 @@ def erase_name(
     --client-addresses: reduce the addresses that the realm has stored of
     all its clients to what its rule, or the setting, keeps from now on.
     """
-    from accounting.identities.erase import NOT_REACHED, erase
+    from accounting.front.erasure import erase
+    from accounting.identities.erase import NOT_REACHED
 
     if client_addresses:
         if user is not None:
@@ -61,14 +62,12 @@ def erase_name(
 
 
 def _reduce_addresses(realm: str, *, dry_run: bool) -> None:
-    from accounting.sessions.stored_addresses import reduce_stored_addresses
+    from accounting.front.erasure import reduce_addresses
 
     settings = command_settings()
     setting = ClientAddresses(settings.client_addresses)
     with writer_engine(settings) as engine, progress_line("erasing") as progress:
-        reduced = reduce_stored_addresses(
-            engine, realm, setting, dry_run=dry_run, progress=progress
-        )
+        reduced = reduce_addresses(engine, realm, setting, dry_run=dry_run, progress=progress)
     done = "reduced to networks" if reduced.kept is ClientAddresses.NETWORK else "erased"
     write_message(
         f"{'would be ' if dry_run else ''}{done}: the client address of "

@@ -161,8 +161,7 @@ def set_realm(
     billing period, that run then: `usage` lists the parts of such a month
     apart. What is stored of clients' addresses changes at once.
     """
-    from accounting.identities.radacct_names import set_radacct_username
-    from accounting.identities.realm_rules import set_rule
+    from accounting.front.rules import set_rules
     from accounting.ops import service
 
     if separator is not None and not (separator and separator.isprintable()):
@@ -187,18 +186,15 @@ def set_realm(
         )
     settings = command_settings()
     with writer_engine(settings, may_create=True) as engine:  # rules precede the first usage
-        changed = None
-        if changes or client_addresses is not None:
-            changed = set_rule(
-                engine,
-                name,
-                changes,
-                default=service.default_rule(settings),
-                holds_from=None if holds_from is None else _parse_day(holds_from),
-                client_addresses=client_addresses,
-            )
-        if radacct_username is not None:
-            set_radacct_username(engine, name, radacct_username)
+        changed = set_rules(
+            engine,
+            name,
+            changes,
+            default=service.default_rule(settings),
+            holds_from=None if holds_from is None else _parse_day(holds_from),
+            client_addresses=client_addresses,
+            radacct_username=radacct_username,
+        )
     if changed is not None:
         _write_changes(name, changed)
         if client_addresses is not None:
@@ -262,7 +258,7 @@ def remove(name: RealmName) -> None:
     Only one of which nothing was ever reported: what has sessions, usage or
     periods stays, and a realm that tokens read or that has limits.
     """
-    from accounting.identities.realm_rules import remove_realm
+    from accounting.front.rules import remove_realm
 
     with writer_engine(command_settings()) as engine:
         remove_realm(engine, name)

@@ -5,6 +5,7 @@ process' start, so only the functions that need it import it: every process chec
 which doesn't.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import psycopg
@@ -59,9 +60,10 @@ def current_revision(engine: Engine) -> str | None:
         return revision
 
 
-def upgrade(engine: Engine) -> str:
+def upgrade(engine: Engine, *, finish: Callable[[Connection], None] | None = None) -> str:
     """Upgrade to :func:`head_revision`, in one transaction, as the owner role.
 
+    ``finish`` is called at its end, also when there was nothing to upgrade.
     Raises :class:`AccountingError` if the database is not in UTF-8, or if this user may not create
     the roles or act as the owner.
     """
@@ -73,6 +75,8 @@ def upgrade(engine: Engine) -> str:
         # Of two concurrent upgrades, the second waits, and has nothing left to do.
         lock(connection, "migrations", wait_seconds=MAX_UPGRADE_SECONDS)
         command.upgrade(_config(connection), "head")
+        if finish is not None:
+            finish(connection)
     return head_revision()
 
 

@@ -31,8 +31,6 @@ def copy_billing(engine: Engine) -> int:
         require_front(connection)
         lock(connection, "rollup")
         for name in (
-            "take_up_realms",
-            "take_up_rules",
             "delete_stale_periods",
             "take_up_periods",
         ):

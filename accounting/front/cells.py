@@ -8,8 +8,10 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine
 
+from accounting.db import migrations
 from accounting.db.engine import lost_connections, open_engine
 from accounting.db.queries import Queries
+from accounting.db.revisions import head_revision
 from accounting.errors import (
     AccountingError,
     ConnectionLost,
@@ -24,12 +26,16 @@ _QUERIES: Final = Queries("accounting.front")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """A cell as its front knows it. ``url``: without a password."""
+    """A cell as its front knows it. ``url``: without a password.
+
+    ``revision``: of its schema when its views were imported, and ``front_revision`` of the front's.
+    """
 
     cell_id: int
     cell: str
     url: str
     revision: str
+    front_revision: str
     joined_at: datetime
 
 
@@ -82,14 +88,24 @@ def find_cell(connection: Connection, name: str) -> Cell:
 def open_cell(engine: Engine, cell: Cell) -> Iterator[Engine]:
     """The database of a cell, with the rights of the front's login there.
 
-    Within the block, errors of its connection name the cell.
+    Within the block, errors name the cell.
     """
+    with errors_of_cell(cell.cell), connect_cell(engine, cell) as cell_engine:
+        yield cell_engine
+
+
+@contextmanager
+def connect_cell(engine: Engine, cell: Cell) -> Iterator[Engine]:
+    """As :func:`open_cell`, for a block that works in several cells, and names each by itself."""
     with lost_connections(), engine.connect() as connection:
         password = connection.execute(
             _QUERIES.text("cell_password"), {"cell": cell.cell}
         ).scalar_one()
-    with open_cell_url(cell.cell, cell.url, password) as cell_engine:
+    cell_engine = _engine(cell.url, password)
+    try:
         yield cell_engine
+    finally:
+        cell_engine.dispose()
 
 
 @contextmanager
@@ -135,3 +151,17 @@ def errors_of_cell(name: str) -> Iterator[None]:
 
 def _engine(url: str, password: str | None) -> Engine:
     return open_engine(with_password(url, password), application_name="turn-accounting front")
+
+
+def require_same_revision(engine: Engine) -> None:
+    """Raise AccountingError for a cell whose tables may be others than this version's.
+
+    Views of a cell can be read at another revision, but only this version writes into its tables.
+    """
+    revision, required = migrations.current_revision(engine), head_revision()
+    if revision != required:
+        older = "the front" if revision is not None and revision > required else "it"
+        raise AccountingError(
+            f"is at revision {revision or 'none'}, and this version knows {required}: "
+            f"upgrade {older} first"
+        )

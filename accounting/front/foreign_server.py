@@ -7,20 +7,21 @@ from sqlalchemy import Connection
 
 from accounting.db.engine import psycopg_connection
 from accounting.db.queries import Queries
-from accounting.db.revisions import migrations_directory
+from accounting.db.revisions import head_revision, migrations_directory
 from accounting.front.cell_url import login_options, server_options
 
 _QUERIES = Queries("accounting.front")
 
 
 def create_server(connection: Connection, cell: str, url: str, password: str | None) -> None:
-    """Create the foreign server of a cell anew. Its views are redefined afterwards.
+    """Create the foreign server of a cell; one that it had is dropped by :func:`drop_former`.
 
     Only a superuser may map a login that needs no password.
     """
     server = sql.Identifier(f"cell_{cell}")
     cursor = psycopg_connection(connection).cursor()
-    cursor.execute(sql.SQL("DROP SERVER IF EXISTS {} CASCADE").format(server))
+    if connection.execute(_QUERIES.text("has_server"), {"server": f"cell_{cell}"}).scalar_one():
+        cursor.execute(sql.SQL("ALTER SERVER {} RENAME TO {}").format(server, _former(cell)))
     cursor.execute(
         sql.SQL("CREATE SERVER {} FOREIGN DATA WRAPPER postgres_fdw OPTIONS ({})").format(
             server, _options(server_options(url))
@@ -44,9 +45,22 @@ def drop_server(connection: Connection, cell: str) -> None:
     cursor.execute(sql.SQL("DROP SERVER IF EXISTS {} CASCADE").format(name))
 
 
-def import_views(connection: Connection, cell: str) -> None:
-    """Make the foreign tables of a cell, by asking it for its views."""
-    connection.execute(_QUERIES.text("import_cell"), {"cell": cell})
+def drop_former(connection: Connection, cell: str) -> None:
+    """Drop the server that a cell had before, which no view reads any more."""
+    cursor = psycopg_connection(connection).cursor()
+    cursor.execute(sql.SQL("DROP SERVER IF EXISTS {} CASCADE").format(_former(cell)))
+
+
+def _former(cell: str) -> sql.Identifier:
+    return sql.Identifier(f"cell_{cell} (former)")
+
+
+def import_views(connection: Connection, cell: str, revision: str) -> None:
+    """Make the foreign tables of a cell, by asking it for its views, and the views over them."""
+    connection.execute(
+        _QUERIES.text("import_cell"),
+        {"cell": cell, "revision": revision, "front_revision": head_revision()},
+    )
 
 
 def define_functions(connection: Connection) -> None:
@@ -55,12 +69,9 @@ def define_functions(connection: Connection) -> None:
     connection.exec_driver_sql(path.read_text().replace("%", "%%"))
 
 
-def define_views(connection: Connection, *, without: str | None = None) -> None:
-    """Define the views of ``reporting`` over the cells that there are.
-
-    ``without``: a cell whose foreign tables are to be dropped, which would drop the views, too.
-    """
-    connection.execute(_QUERIES.text("define_front_views"), {"without": without})
+def define_views(connection: Connection) -> None:
+    """Define the views of ``reporting`` over the cells that there are."""
+    connection.execute(_QUERIES.text("define_front_views"))
 
 
 def _options(options: Mapping[str, str]) -> sql.Composed:

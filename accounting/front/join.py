@@ -13,13 +13,14 @@ from psycopg.errors import (
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from accounting.db import migrations
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock
 from accounting.db.queries import Queries
+from accounting.db.revisions import head_revision
 from accounting.errors import AccountingError, NotAllowed, UsageError
-from accounting.front import cells, foreign_server, membership
+from accounting.front import cell_views, cells, foreign_server, membership
 from accounting.front.cell_url import checked_cell_url
+from accounting.front.share import share_with_cell
 
 _QUERIES: Final = Queries("accounting.front")
 
@@ -30,7 +31,7 @@ def make_front(engine: Engine) -> None:
     Raises UsageError for one that has books of its own, or is a cell; NotAllowed for a login that
     may not create the extension.
     """
-    migrations.upgrade(engine)
+    cell_views.upgrade(engine)
     with _refusals(), lost_connections(), engine.begin() as connection:
         if connection.execute(_QUERIES.text("has_own_books")).scalar_one():
             raise UsageError(
@@ -49,8 +50,8 @@ def make_front(engine: Engine) -> None:
 def join_cell(engine: Engine, name: str, url: str, password: str | None) -> None:
     """Let a cell join, or join again with another URL or password.
 
-    Raises UsageError for a database that can't be a cell of this front, and leaves the front as it
-    was. ``engine``: with the rights of the owner of the schema.
+    Raises UsageError for a database that can't be a cell of this front, and leaves both as they
+    were. ``engine``: with the rights of the owner of the schema.
     """
     checked_cell_url(url)
     with _refusals(), lost_connections(), engine.begin() as connection:
@@ -61,23 +62,29 @@ def join_cell(engine: Engine, name: str, url: str, password: str | None) -> None
         rows = connection.execute(_QUERIES.text("known_databases"), {"cell": name})
         databases = {row.database_id: row.cell for row in rows}
         with cells.open_cell_url(name, url, password) as cell_engine:
-            database = membership.prepare_cell(cell_engine, front, name, databases)
+            database = membership.prepare_cell(
+                cell_engine, connection, front, name, databases, is_new=name not in known
+            )
         cell_id = (
             known[name].cell_id
             if name in known
             else connection.execute(_QUERIES.text("free_cell_id")).scalar_one()
         )
-        if name in known:
-            foreign_server.define_views(connection, without=name)
         foreign_server.create_server(connection, name, url, password)
         connection.execute(_QUERIES.text("become_owner"))
         connection.execute(
             _QUERIES.text("add_cell"),
-            {"cell_id": cell_id, "cell": name, "url": url, **database._asdict()},
+            {
+                "cell_id": cell_id,
+                "cell": name,
+                "url": url,
+                "front_revision": head_revision(),
+                **database._asdict(),
+            },
         )
         connection.execute(_QUERIES.text("compare_all_peaks"))
         try:
-            foreign_server.import_views(connection, name)
+            foreign_server.import_views(connection, name, database.revision)
         except DBAPIError as error:
             if isinstance(error.orig, ProhibitedSqlStatementAttempted):
                 raise UsageError(
@@ -85,7 +92,10 @@ def join_cell(engine: Engine, name: str, url: str, password: str | None) -> None
                     "without one"
                 ) from error
             raise
-        foreign_server.define_views(connection)
+        foreign_server.drop_former(connection, name)
+    with lost_connections(), engine.connect() as connection:
+        cell = cells.find_cell(connection, name)
+    share_with_cell(engine, cell)
 
 
 def leave(engine: Engine, name: str) -> str | None:

@@ -10,10 +10,12 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import ProgrammingError
 
 from accounting.db import migrations
+from accounting.db.clock import CLOCK_TOLERANCE_SECONDS
 from accounting.db.engine import lost_connections
 from accounting.db.queries import Queries
 from accounting.db.revisions import head_revision
 from accounting.errors import NotAllowed, UsageError
+from accounting.front import cell_facts, share
 
 _QUERIES: Final = Queries("accounting.front")
 
@@ -26,13 +28,20 @@ class CellDatabase(NamedTuple):
 
 
 def prepare_cell(
-    engine: Engine, front: "FrontIdentity", name: str, known: Mapping[UUID, str | None]
+    engine: Engine,
+    front_connection: Connection,
+    front: "FrontIdentity",
+    name: str,
+    known: Mapping[UUID, str | None],
+    *,
+    is_new: bool,
 ) -> CellDatabase:
     """Make a database a cell of a front.
 
     A database without a schema gets it. Its key becomes that of the installation, while no name
     was made into a key by its own. ``known``: the databases of the other cells, with the names of
-    those that have not left. Raises UsageError for a database that can't be joined.
+    those that have not left. Raises UsageError for a database that can't be joined. What differs
+    in a cell that joined before (not ``is_new``) is a problem that `doctor` names.
     """
     revision = migrations.current_revision(engine)
     if revision is None:
@@ -49,8 +58,51 @@ def prepare_cell(
         _check_membership(connection, front, name)
         _share_identity_key(connection, front)
         database_id = _own_database_id(connection, known)
+        if is_new:
+            _check_clock(connection, front_connection)
+        if is_new and revision == head_revision():
+            _check_sources(connection, front_connection, name)
+            _check_rules(connection, front_connection)
         connection.execute(_QUERIES.text("join_front"), {"front": front.uri, "cell": name})
     return CellDatabase(revision, database_id)
+
+
+def _check_clock(connection: Connection, front_connection: Connection) -> None:
+    ahead = cell_facts.clock_ahead_seconds(connection, front_connection)
+    if abs(ahead) > CLOCK_TOLERANCE_SECONDS:
+        raise UsageError(
+            f"its database's clock is {cell_facts.ahead_text(ahead)} the front's: set the clocks "
+            "of both machines, since rules and periods begin everywhere at once"
+        )
+
+
+def _check_sources(connection: Connection, front_connection: Connection, name: str) -> None:
+    """Names of sources are in statements, and their numbers in the ids of sessions."""
+    collisions = cell_facts.colliding_sources(
+        cell_facts.read_sources(connection), share.sources_of_other_cells(front_connection, name)
+    )
+    if collisions:
+        raise UsageError(
+            f"{collisions[0]}: sources of one front have different names and numbers, and what "
+            "was captured keeps both, so only a database without that source can join"
+        )
+
+
+def _check_rules(connection: Connection, front_connection: Connection) -> None:
+    realms = cell_facts.read_realms(front_connection)
+    of_cell = cell_facts.read_realms(connection)
+    for realm in cell_facts.differing_realms(realms, of_cell):
+        if realm not in of_cell:
+            continue
+        try:
+            with connection.begin_nested() as attempt:
+                share.put_realm(connection, realm, realms[realm])
+                attempt.rollback()
+        except UsageError as error:
+            raise UsageError(
+                f"{error}: only a realm that is ruled as on the front can be billed as one; if the "
+                "front has no usage of it, remove it there before: `turn-accounting realm remove`"
+            ) from error
 
 
 def forget_front(engine: Engine, front: "FrontIdentity") -> None:

@@ -28,7 +28,7 @@ SET LOCAL ROLE turn_accounting_owner;
 
 -- name: read_cells
 -- The cells of this front, by name.
-SELECT cell_id, cell, url, revision, joined_at FROM accounting.cells ORDER BY cell;
+SELECT cell_id, cell, url, revision, front_revision, joined_at FROM accounting.cells ORDER BY cell;
 
 -- name: cell_password
 -- The password of the front's login to a cell.
@@ -82,6 +82,51 @@ ON CONFLICT (id) DO UPDATE SET front = excluded.front, cell = excluded.cell;
 -- Forgets the front of this cell.
 DELETE FROM accounting.membership WHERE front = :front;
 
+-- name: read_sources
+-- The sources of this cell, with the numbers that are in the ids of their sessions.
+SELECT source, source_id FROM accounting.sources
+UNION SELECT former_name, source_id FROM accounting.former_source_names ORDER BY source;
+
+-- name: sources_of_cells
+-- What is known of the sources of all cells.
+SELECT cell, source, source_id FROM accounting.sources_of_cells ORDER BY source, cell;
+
+-- name: forget_sources_of_cell
+-- Forgets the sources of a cell.
+DELETE FROM accounting.sources_of_cells WHERE cell = :cell;
+
+-- name: record_sources_of_cell
+-- Records the sources of a cell.
+INSERT INTO accounting.sources_of_cells (cell, source, source_id)
+SELECT :cell, source, source_id
+FROM unnest(CAST(:sources AS text[]), CAST(:source_ids AS smallint[])) AS s (source, source_id);
+
+-- name: other_sources
+-- What this cell knows of the sources of other cells.
+SELECT cell, source, source_id FROM accounting.other_sources ORDER BY source, cell;
+
+-- name: forget_other_sources
+-- Forgets the sources of other cells.
+DELETE FROM accounting.other_sources;
+
+-- name: record_other_sources
+-- Records the sources of other cells.
+INSERT INTO accounting.other_sources (cell, source, source_id)
+SELECT cell, source, source_id
+FROM unnest(CAST(:cells AS text[]), CAST(:sources AS text[]), CAST(:source_ids AS smallint[]))
+    AS s (cell, source, source_id)
+ON CONFLICT DO NOTHING;
+
+-- name: erasures_of_front
+-- The newest erasure of each user.
+SELECT user_key, max(erased_at) AS erased_at FROM accounting.erasures GROUP BY user_key
+ORDER BY user_key;
+
+-- name: carried_erasures
+-- The newest erasure of each user that the front recorded and that was carried out in this cell.
+SELECT user_key, max(of_front) AS of_front FROM accounting.erasures
+WHERE of_front IS NOT NULL GROUP BY user_key;
+
 -- name: free_cell_id
 -- The smallest number that no cell of this front has.
 SELECT min(n) FROM generate_series(1, 1023) n
@@ -89,42 +134,27 @@ WHERE n NOT IN (SELECT cell_id FROM accounting.cells);
 
 -- name: add_cell
 -- Records a cell, or what is new of it.
-INSERT INTO accounting.cells (cell_id, cell, url, revision, database_id)
-VALUES (:cell_id, :cell, :url, :revision, :database_id)
-ON CONFLICT (cell_id) DO UPDATE SET url = excluded.url, revision = excluded.revision,
+INSERT INTO accounting.cells (cell_id, cell, url, revision, front_revision, database_id)
+VALUES (:cell_id, :cell, :url, :revision, :front_revision, :database_id)
+ON CONFLICT (cell_id) DO UPDATE SET url = excluded.url,
     database_id = excluded.database_id, feed_retry_at = NULL;
 
 -- name: forget_cell
 -- Forgets a cell.
+WITH forgotten AS (DELETE FROM accounting.sources_of_cells WHERE cell = :cell)
 DELETE FROM accounting.cells WHERE cell = :cell;
 
+-- name: has_server
+-- Whether there is a foreign server of this name.
+SELECT EXISTS (SELECT FROM pg_foreign_server WHERE srvname = :server);
+
 -- name: import_cell
--- Makes the foreign tables of a cell.
-SELECT accounting.import_cell(:cell);
+-- Makes the foreign tables of a cell, and the views over them.
+SELECT accounting.import_cell(:cell, :revision, :front_revision);
 
 -- name: define_front_views
 -- Defines the views over the cells.
-SELECT accounting.define_front_views(:without);
-
--- name: take_up_realms
--- Adds the realms that a cell saw first.
-INSERT INTO accounting.realms (realm, realm_bytes, client_addresses, named_in_radacct)
-SELECT DISTINCT ON (c.realm) c.realm, c.realm_bytes, c.client_addresses, c.named_in_radacct
-FROM cells.realm_rules c
-WHERE NOT EXISTS (SELECT FROM accounting.realms r WHERE r.realm = c.realm)
-ORDER BY c.realm, c.cell
-ON CONFLICT DO NOTHING;
-
--- name: take_up_rules
--- Adds the rules of realms that have none here: those of the first cell that has the realm.
-INSERT INTO accounting.realm_rules (
-    realm_id, holds_from, time_zone, anchor_day, grace_seconds, username_rule, separator
-)
-SELECT r.realm_id, c.holds_from, c.time_zone, c.anchor_day, c.grace_seconds, c.username_rule,
-    c.separator
-FROM cells.realm_rules c JOIN accounting.realms r USING (realm)
-WHERE c.cell = (SELECT min(o.cell) FROM cells.realm_rules o WHERE o.realm = c.realm)
-    AND NOT EXISTS (SELECT FROM accounting.realm_rules l WHERE l.realm_id = r.realm_id);
+SELECT accounting.define_front_views();
 
 -- name: delete_stale_periods
 -- Deletes the open periods that no cell has as they are here.
@@ -161,14 +191,28 @@ INSERT INTO lines_of_cells SELECT * FROM cells.statements
 WHERE realm = :realm AND period = :period;
 
 -- name: add_users_of_lines
--- Stores the names of the users of these lines.
+-- Stores the names of the users of these lines, also of one who was erased and came back. Of an erased
+-- user, only a cell that carried out the erasure has a name of after it.
+WITH named AS (
+    SELECT l.user_key, r.realm_id, r.realm, r.named_in_radacct,
+        coalesce(max(l.user_id) FILTER (WHERE e.user_key IS NULL OR c.of_front >= e.erased_at), '')
+            AS user_id
+    FROM lines_of_cells l
+    JOIN accounting.realms r USING (realm)
+    LEFT JOIN (SELECT user_key, max(erased_at) AS erased_at FROM accounting.erasures GROUP BY 1) e
+        USING (user_key)
+    LEFT JOIN (SELECT cell, user_key, max(of_front) AS of_front FROM cells.erasures GROUP BY 1, 2) c
+        USING (cell, user_key)
+    WHERE NOT EXISTS (
+        SELECT FROM accounting.users u WHERE u.user_key = l.user_key AND u.user_id <> '')
+    GROUP BY l.user_key, r.realm_id, r.realm, r.named_in_radacct
+)
 INSERT INTO accounting.users (user_key, realm_id, user_id, radacct_suffix)
-SELECT l.user_key, r.realm_id, max(l.user_id),
-    accounting.radacct_suffix(max(l.user_id), r.realm, r.named_in_radacct)
-FROM lines_of_cells l JOIN accounting.realms r USING (realm)
-WHERE NOT EXISTS (SELECT FROM accounting.users u WHERE u.user_key = l.user_key)
-GROUP BY l.user_key, r.realm_id, r.realm, r.named_in_radacct
-ON CONFLICT DO NOTHING;
+SELECT user_key, realm_id, user_id, accounting.radacct_suffix(user_id, realm, named_in_radacct)
+FROM named ORDER BY user_key
+ON CONFLICT (user_key) DO UPDATE SET
+    user_id = excluded.user_id, radacct_suffix = excluded.radacct_suffix
+WHERE users.user_id = '' AND excluded.user_id <> '';
 
 -- name: write_statement_over_cells
 -- Writes a statement of the front: one line for each user, with a digest of those of the cells.
@@ -217,10 +261,24 @@ WITH copied AS MATERIALIZED (
 ),
 named AS (
     INSERT INTO accounting.users (user_key, realm_id, user_id, radacct_suffix)
-    SELECT DISTINCT ON (c.user_key) c.user_key, c.realm_id, c.user_id,
+    SELECT c.user_key, c.realm_id, c.user_id,
         accounting.radacct_suffix(c.user_id, c.realm, c.named_in_radacct)
-    FROM copied c ORDER BY c.user_key, c.user_id DESC
-    ON CONFLICT DO NOTHING
+    FROM (
+        SELECT c.user_key, c.realm_id, c.realm, c.named_in_radacct, coalesce(max(c.user_id)
+            FILTER (WHERE e.user_key IS NULL OR x.of_front >= e.erased_at), '') AS user_id
+        FROM copied c
+        LEFT JOIN (
+            SELECT user_key, max(erased_at) AS erased_at FROM accounting.erasures GROUP BY 1
+        ) e USING (user_key)
+        LEFT JOIN (
+            SELECT cell, user_key, max(of_front) AS of_front FROM cells.erasures GROUP BY 1, 2
+        ) x USING (cell, user_key)
+        GROUP BY c.user_key, c.realm_id, c.realm, c.named_in_radacct
+    ) c
+    ORDER BY c.user_key
+    ON CONFLICT (user_key) DO UPDATE SET
+        user_id = excluded.user_id, radacct_suffix = excluded.radacct_suffix
+    WHERE users.user_id = '' AND excluded.user_id <> ''
 ),
 seen AS (
     UPDATE accounting.cells n SET adjustments_until = greatest(n.adjustments_until, s.until)
@@ -578,7 +636,8 @@ WHERE NOT EXISTS (SELECT FROM accounting.realms r WHERE r.realm = e.realm)
 -- name: take_up_realms_of_cell
 -- Adds realms that one cell has.
 INSERT INTO accounting.realms (realm, realm_bytes, client_addresses, named_in_radacct)
-SELECT DISTINCT c.realm, c.realm_bytes, c.client_addresses, c.named_in_radacct
+SELECT DISTINCT c.realm, c.realm_bytes, c.client_addresses,
+    c.named_in_radacct OR EXISTS (SELECT FROM accounting.realms r WHERE NOT r.named_in_radacct)
 FROM cells.realm_rules c WHERE c.cell = :cell AND c.realm = ANY (CAST(:realms AS text[]))
 ON CONFLICT DO NOTHING;
 
@@ -594,19 +653,32 @@ WHERE c.cell = :cell AND c.realm = ANY (CAST(:realms AS text[]))
     AND NOT EXISTS (SELECT FROM accounting.realm_rules l WHERE l.realm_id = r.realm_id);
 
 -- name: missing_users
--- The users of these events that the front does not know.
+-- The users of these events that the front does not know, or knows without a name.
 SELECT DISTINCT CAST(e.payload ->> 'user_key' AS uuid) FROM events_of_cell e
 WHERE e.payload ->> 'user_key' IS NOT NULL AND NOT EXISTS (
-    SELECT FROM accounting.users u WHERE u.user_key = CAST(e.payload ->> 'user_key' AS uuid));
+    SELECT FROM accounting.users u
+    WHERE u.user_key = CAST(e.payload ->> 'user_key' AS uuid) AND u.user_id <> '');
 
 -- name: take_up_users_of_cell
--- Stores the names of users of one cell: endpoints of webhooks may bill by name.
+-- Stores the names of users of one cell: endpoints of webhooks may bill by name. Those of erased users
+-- as in add_users_of_lines.
+WITH named AS (
+    SELECT u.user_key, u.realm, CASE WHEN NOT EXISTS (
+        SELECT FROM accounting.erasures e
+        WHERE e.user_key = u.user_key AND NOT EXISTS (
+            SELECT FROM cells.erasures c
+            WHERE c.cell = :cell AND c.user_key = e.user_key AND c.of_front >= e.erased_at)
+    ) THEN u.user_id ELSE '' END AS user_id
+    FROM cells.user_names u
+    WHERE u.cell = :cell AND u.user_key = ANY (CAST(:user_keys AS uuid[]))
+)
 INSERT INTO accounting.users (user_key, realm_id, user_id, radacct_suffix)
 SELECT u.user_key, r.realm_id, u.user_id,
     accounting.radacct_suffix(u.user_id, r.realm, r.named_in_radacct)
-FROM cells.user_names u JOIN accounting.realms r USING (realm)
-WHERE u.cell = :cell AND u.user_key = ANY (CAST(:user_keys AS uuid[]))
-ON CONFLICT DO NOTHING;
+FROM named u JOIN accounting.realms r USING (realm)
+ON CONFLICT (user_key) DO UPDATE SET
+    user_id = excluded.user_id, radacct_suffix = excluded.radacct_suffix
+WHERE users.user_id = '' AND excluded.user_id <> '';
 
 -- name: forward_events
 -- Enqueues the events that were read of a cell, in their order. The id is a function of that in the
@@ -1013,27 +1085,46 @@ usage AS (DELETE FROM staged_limit_usage)
 DELETE FROM staged_cell_usage;
 
 -- name: add_users_of_limits
--- Stores the names of the users whose staged usage reaches something.
+-- Stores the names of the users whose staged usage reaches something; of erased users as in
+-- add_users_of_lines.
 INSERT INTO accounting.users (user_key, realm_id, user_id, radacct_suffix)
-SELECT n.user_key, r.realm_id, max(n.user_id),
-    accounting.radacct_suffix(max(n.user_id), r.realm, r.named_in_radacct)
-FROM cells.user_names n JOIN accounting.realms r USING (realm)
-WHERE n.user_key = ANY (ARRAY(
-    SELECT DISTINCT g.user_key
-    FROM staged_limit_usage g
-    JOIN accounting.limits l USING (limit_id)
-    WHERE l.whom <> 'realm' AND g.usage * 100 >= CAST(l.amount AS numeric) * l.thresholds[1]
-        AND NOT EXISTS (SELECT FROM accounting.users u WHERE u.user_key = g.user_key)
-))
-GROUP BY n.user_key, r.realm_id, r.realm, r.named_in_radacct
+SELECT n.user_key, n.realm_id, n.user_id,
+    accounting.radacct_suffix(n.user_id, n.realm, n.named_in_radacct)
+FROM (
+    SELECT n.user_key, r.realm_id, r.realm, r.named_in_radacct,
+        coalesce(max(n.user_id) FILTER (WHERE NOT EXISTS (
+            SELECT FROM accounting.erasures e
+            WHERE e.user_key = n.user_key AND NOT EXISTS (
+                SELECT FROM cells.erasures c
+                WHERE c.cell = n.cell AND c.user_key = e.user_key AND c.of_front >= e.erased_at)
+        )), '') AS user_id
+    FROM cells.user_names n JOIN accounting.realms r USING (realm)
+    WHERE n.user_key = ANY (ARRAY(
+        SELECT DISTINCT g.user_key
+        FROM staged_limit_usage g
+        JOIN accounting.limits l USING (limit_id)
+        WHERE l.whom <> 'realm' AND g.usage * 100 >= CAST(l.amount AS numeric) * l.thresholds[1]
+            AND NOT EXISTS (SELECT FROM accounting.users u WHERE u.user_key = g.user_key)
+    ))
+    GROUP BY n.user_key, r.realm_id, r.realm, r.named_in_radacct
+) n
 ON CONFLICT DO NOTHING;
 
 -- name: add_user_of_cells
--- Stores the name of a user whom a cell knows.
+-- Stores the name of a user whom a cell knows; of an erased user as in add_users_of_lines.
 INSERT INTO accounting.users (user_key, realm_id, user_id, radacct_suffix)
-SELECT n.user_key, r.realm_id, max(n.user_id),
-    accounting.radacct_suffix(max(n.user_id), r.realm, r.named_in_radacct)
-FROM cells.user_names n JOIN accounting.realms r USING (realm)
-WHERE n.user_key = CAST(:user_key AS uuid)
-GROUP BY n.user_key, r.realm_id, r.realm, r.named_in_radacct
+SELECT n.user_key, n.realm_id, n.user_id,
+    accounting.radacct_suffix(n.user_id, n.realm, n.named_in_radacct)
+FROM (
+    SELECT n.user_key, r.realm_id, r.realm, r.named_in_radacct,
+        coalesce(max(n.user_id) FILTER (WHERE NOT EXISTS (
+            SELECT FROM accounting.erasures e
+            WHERE e.user_key = n.user_key AND NOT EXISTS (
+                SELECT FROM cells.erasures c
+                WHERE c.cell = n.cell AND c.user_key = e.user_key AND c.of_front >= e.erased_at)
+        )), '') AS user_id
+    FROM cells.user_names n JOIN accounting.realms r USING (realm)
+    WHERE n.user_key = CAST(:user_key AS uuid)
+    GROUP BY n.user_key, r.realm_id, r.realm, r.named_in_radacct
+) n
 ON CONFLICT DO NOTHING;

@@ -6,7 +6,9 @@ are pruned, but loading them does not restore an erased name or address. Only me
 after the erasure do, so that a returning user can be billed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -55,11 +57,11 @@ class ErasureResult:
     """
 
     user_key: UUID
-    user_ids: int
-    usernames: int
-    sessions: int
-    reports: int
-    rejected_messages: int
+    user_ids: int = 0
+    usernames: int = 0
+    sessions: int = 0
+    reports: int = 0
+    rejected_messages: int = 0
 
 
 def erase(
@@ -79,30 +81,84 @@ def erase(
         raise UsageError("this user has no name: there is nothing to erase")
     progress(0, STEPS, doing="waiting for loaders and jobs")
     with lost_connections(), engine.connect() as connection, connection.begin() as transaction:
-        realm_id = find_realm(connection, realm)
-        realm_bytes, user_bytes = unescape(realm), unescape(user)
-        lock(connection, "retain")  # which copies sessions
-        lock_out_settling_and_loaders(connection)
-        user_key = erasure_queries.lock_user(connection, realm_bytes, user_bytes)
-        if user_key is None:
+        find_realm(connection, realm)
+        result = _erase(connection, realm, user, None, progress)
+        if result is None:
             raise unknown_user_error(connection, realm, user)
-        progress(1, STEPS, doing="erasing rejected messages")
-        channels = _rejected_channels(connection, realm_id, realm_bytes, user_bytes)
-        rejected = erasure_queries.erase_rejected(connection, channels)
-        progress(2, STEPS, doing="erasing client addresses")
-        sessions, reports = erasure_queries.erase_addresses(connection, user_key)
-        progress(3, STEPS, doing="erasing names")
-        user_ids, usernames = erasure_queries.erase_names(connection, user_key)
         if dry_run:
             transaction.rollback()
-        return ErasureResult(
-            user_key=user_key,
-            user_ids=user_ids,
-            usernames=usernames,
-            sessions=sessions,
-            reports=reports,
-            rejected_messages=rejected,
-        )
+        return result
+
+
+def erase_named_for_front(
+    engine: Engine,
+    realm: str,
+    user: str,
+    of_front: datetime,
+    progress: Progress = no_progress,
+) -> ErasureResult:
+    """As :func:`erase`, in a cell of which the front recorded the erasure ``of_front``.
+
+    A user that is unknown here is recorded too: the spool may have reports of the user.
+    """
+    with lost_connections(), engine.begin() as connection:
+        result = _erase(connection, realm, user, of_front, progress)
+        if result is None:
+            user_key = erasure_queries.key_of_user(connection, unescape(realm), unescape(user))
+            erasure_queries.record_erasures(connection, {user_key: of_front})
+            result = ErasureResult(user_key=user_key)
+        return result
+
+
+def erase_for_front(engine: Engine, erasures: Mapping[UUID, datetime]) -> int:
+    """Carry out erasures of a front that this cell has not, by user key; returns how many.
+
+    ``erasures``: when the front recorded each. The cell may have been restored from a backup, and
+    then it has the names of the users.
+    """
+    if not erasures:
+        return 0
+    with lost_connections(), engine.begin() as connection:
+        lock_out_settling_and_loaders(connection)
+        names = erasure_queries.names_of(connection, erasures)
+        unnamed = {key: erased_at for key, erased_at in erasures.items() if key not in names}
+        erasure_queries.record_erasures(connection, unnamed)
+    for user_key, (realm, user) in names.items():
+        erase_named_for_front(engine, realm, user, erasures[user_key])
+    return len(erasures)
+
+
+def _erase(
+    connection: Connection,
+    realm: str,
+    user: str,
+    of_front: datetime | None,
+    progress: Progress,
+) -> ErasureResult | None:
+    """Erase a user; None for an unknown one."""
+    realm_bytes, user_bytes = unescape(realm), unescape(user)
+    lock(connection, "retain")  # which copies sessions
+    lock_out_settling_and_loaders(connection)
+    user_key = erasure_queries.lock_user(connection, realm_bytes, user_bytes)
+    if user_key is None:
+        return None
+    progress(1, STEPS, doing="erasing rejected messages")
+    realm_id = find_realm(connection, realm)
+    channels = _rejected_channels(connection, realm_id, realm_bytes, user_bytes)
+    rejected = erasure_queries.erase_rejected(connection, channels)
+    progress(2, STEPS, doing="erasing client addresses")
+    sessions, reports = erasure_queries.erase_addresses(connection, user_key)
+    progress(3, STEPS, doing="erasing names")
+    user_ids, usernames = erasure_queries.erase_names(connection, user_key)
+    erasure_queries.record_erasures(connection, {user_key: of_front})
+    return ErasureResult(
+        user_key=user_key,
+        user_ids=user_ids,
+        usernames=usernames,
+        sessions=sessions,
+        reports=reports,
+        rejected_messages=rejected,
+    )
 
 
 def _rejected_channels(

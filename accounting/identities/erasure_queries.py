@@ -1,6 +1,7 @@
 """Empty a user's names and addresses where they are stored, and record when in ``erasures``."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from accounting.db.schema import (
     carried_sessions,
     erasures,
     installation,
+    realms,
     rejected_messages,
     sessions,
     usernames,
@@ -30,12 +32,25 @@ def lock_user(connection: Connection, realm: bytes, user: bytes) -> UUID | None:
 
     The key is computed from the name, so that this also finds a user whose name is erased.
     """
-    identity_key = connection.execute(select(installation.c.identity_key)).scalar_one()
-    key = UUID(bytes=user_key(bytes(identity_key), realm, user))
+    key = key_of_user(connection, realm, user)
     locked: UUID | None = connection.execute(
         select(users.c.user_key).where(users.c.user_key == key).with_for_update()
     ).scalar()
     return locked
+
+
+def key_of_user(connection: Connection, realm: bytes, user: bytes) -> UUID:
+    """The key that a user of this name has, or would have."""
+    identity_key = connection.execute(select(installation.c.identity_key)).scalar_one()
+    return UUID(bytes=user_key(bytes(identity_key), realm, user))
+
+
+def has_user(connection: Connection, user_key: UUID) -> bool:
+    """Whether this database has a user, also of one that was erased."""
+    return (
+        connection.execute(select(users.c.user_key).where(users.c.user_key == user_key)).scalar()
+        is not None
+    )
 
 
 def erase_names(connection: Connection, user_key: UUID) -> tuple[int, int]:
@@ -53,10 +68,33 @@ def erase_names(connection: Connection, user_key: UUID) -> tuple[int, int]:
     )
     connection.execute(delete(webhook_customers).where(webhook_customers.c.user_key == user_key))
     _erase_quoted_answers(connection, user_key)
-    connection.execute(
-        insert(erasures).values(user_key=user_key, erased_at=func.accounting.database_now())
-    )
     return ids.rowcount, names.rowcount
+
+
+def record_erasures(connection: Connection, erased: Mapping[UUID, datetime | None]) -> datetime:
+    """Record that users' names were erased now; returns when.
+
+    ``erased``: in a cell, when its front recorded each erasure.
+    """
+    now: datetime = connection.execute(select(func.accounting.database_now())).scalar_one()
+    rows = [
+        {"user_key": user_key, "erased_at": now, "of_front": of_front}
+        for user_key, of_front in erased.items()
+    ]
+    if rows:
+        connection.execute(insert(erasures), rows)
+    return now
+
+
+def names_of(connection: Connection, user_keys: Collection[UUID]) -> dict[UUID, tuple[str, str]]:
+    """The realms and the names of those of these users that have a name here."""
+    rows = connection.execute(
+        select(users.c.user_key, realms.c.realm, users.c.user_id)
+        .join(realms, users.c.realm_id == realms.c.realm_id)
+        .where(users.c.user_key == func.any(bindparam("keys", list(user_keys), ARRAY(PG_UUID))))
+        .where(users.c.user_id != "")
+    )
+    return {row.user_key: (row.realm, row.user_id) for row in rows}
 
 
 def _erase_quoted_answers(connection: Connection, user_key: UUID) -> None:

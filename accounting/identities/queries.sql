@@ -112,6 +112,13 @@ SELECT CASE
     )
 END;
 
+-- name: realms_with_usage
+-- The realms of which accounted_until is not null.
+SELECT realm_id FROM accounting.realms r
+WHERE EXISTS (SELECT FROM accounting.users u WHERE u.realm_id = r.realm_id)
+    OR EXISTS (SELECT FROM accounting.buckets b WHERE b.realm_id = r.realm_id)
+    OR EXISTS (SELECT FROM accounting.periods p WHERE p.realm_id = r.realm_id);
+
 -- name: erase_refusal_answers
 -- Deletes what engines answered about a user's events, or about events that a restored feed no longer
 -- has. Reasons of this service name nobody.

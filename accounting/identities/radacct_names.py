@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from accounting.db.engine import lost_connections
 from accounting.db.queries import Queries
@@ -22,17 +22,22 @@ def set_radacct_username(engine: Engine, realm: str, form: RadacctUsername) -> N
     """
     with lost_connections(), engine.begin() as connection:
         lock_out_loaders(connection)
-        if form is RadacctUsername.USER:
-            other = connection.execute(_QUERIES.text("not_named_in_radacct")).scalar()
-            if other is not None and other != realm:
-                raise UsageError(
-                    f"radacct names the users of realm {other!r} without it already, and equal "
-                    "names of two realms would be one: only one realm can be `user`"
-                )
-        realm_id = connection.execute(
-            _QUERIES.text("name_realm_in_radacct"),
-            {"realm": realm, "is_named": form is RadacctUsername.USER_AT_REALM},
-        ).scalar()
-        if realm_id is None:
-            raise unknown_name("realm", realm, realm_queries.names_by_id(connection).values())
-        connection.execute(_QUERIES.text("rename_users_in_radacct"), {"realm_id": realm_id})
+        name_users(connection, realm, form)
+
+
+def name_users(connection: Connection, realm: str, form: RadacctUsername) -> None:
+    """As :func:`set_radacct_username`, in a transaction that has locked out the loaders."""
+    if form is RadacctUsername.USER:
+        other = connection.execute(_QUERIES.text("not_named_in_radacct")).scalar()
+        if other is not None and other != realm:
+            raise UsageError(
+                f"radacct names the users of realm {other!r} without it already, and equal "
+                "names of two realms would be one: only one realm can be `user`"
+            )
+    realm_id = connection.execute(
+        _QUERIES.text("name_realm_in_radacct"),
+        {"realm": realm, "is_named": form is RadacctUsername.USER_AT_REALM},
+    ).scalar()
+    if realm_id is None:
+        raise unknown_name("realm", realm, realm_queries.names_by_id(connection).values())
+    connection.execute(_QUERIES.text("rename_users_in_radacct"), {"realm_id": realm_id})

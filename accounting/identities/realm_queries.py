@@ -153,6 +153,11 @@ def accounted_until(connection: Connection, realm_id: int) -> int | None:
     )
 
 
+def realms_with_usage(connection: Connection) -> set[int]:
+    """The realms of which any usage is accounted."""
+    return set(connection.execute(_QUERIES.text("realms_with_usage")).scalars())
+
+
 def names_by_id(connection: Connection) -> dict[int, str]:
     """The name of every realm as the views show it, by realm_id."""
     return dict(connection.execute(select(realms.c.realm_id, realms.c.realm)).all())
@@ -165,6 +170,12 @@ def radacct_usernames(connection: Connection) -> dict[int, RadacctUsername]:
         realm_id: RadacctUsername.USER_AT_REALM if is_named else RadacctUsername.USER
         for realm_id, is_named in rows
     }
+
+
+def radacct_usernames_by_name(connection: Connection) -> dict[str, RadacctUsername]:
+    """How ``radacct`` names the users of every realm, by its name in the views."""
+    names = names_by_id(connection)
+    return {names[realm_id]: form for realm_id, form in radacct_usernames(connection).items()}
 
 
 def find_realm(connection: Connection, realm: str) -> int:

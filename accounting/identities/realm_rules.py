@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock
@@ -24,7 +24,7 @@ from accounting.domain.calendar import (
 from accounting.domain.client_addresses import ClientAddresses
 from accounting.domain.periods import PeriodBounds, periods
 from accounting.domain.realm_rules import RealmRule, RealmRules
-from accounting.domain.text_escaping import unescape
+from accounting.domain.text_escaping import escape, unescape
 from accounting.domain.time_zones import time_zone
 from accounting.errors import UsageError
 from accounting.identities import realm_queries
@@ -73,42 +73,110 @@ def set_rule(
     ``client_addresses`` decides no figure: it holds at once, for whatever is loaded afterwards.
     """
     with lost_connections(), engine.begin() as connection:
-        if "time_zone" in changes:
-            check_time_zone(connection, changes["time_zone"])
-        # Everything that reads rules stands still until the commit, in the order of closing.
-        lock(connection, "rollup")
-        lock_out_settling_and_loaders(connection)
-        # By the escaped name, as the views show it.
-        ids = {name: realm_id for realm_id, name in realm_queries.names_by_id(connection).items()}
-        realm_id = ids.get(realm)
-        if realm_id is None:
-            realm_id = realm_queries.add_realm(connection, unescape(realm), default)
-        if client_addresses is not None:
-            realm_queries.set_client_addresses(connection, realm_id, client_addresses)
-        rules = realm_queries.read_rules(connection, realm_id)
-        accounted_until = realm_queries.accounted_until(connection, realm_id)
-        start = _start(realm, rules, changes, holds_from, accounted_until)
-
-        def is_replaced(rule: RealmRule) -> bool:
-            if accounted_until is not None and rule.holds_from <= accounted_until:
-                return False
-            first_day = from_micros(rule.holds_from).astimezone(time_zone(rule.time_zone)).date()
-            return holds_from is None or first_day >= holds_from
-
-        changed = RealmRules(rules.with_change(changes, start, is_replaced))
-        realm_queries.replace_rules(connection, realm_id, changed)
-        if accounted_until is not None:
-            # The current day and month may end elsewhere now.
-            redraw_buckets(connection, realm_id, changed.calendar, accounted_until)
-            redraw_limit_states(connection, realm_id, changed, accounted_until)
-        before = [rule for rule in changed.rules if rule.holds_from < start]
-        result = ChangedRules(
-            rules=(*before[-1:], *changed.rules[len(before) :]),
-            client_addresses=rules.client_addresses,
-            has_usage=accounted_until is not None,
-            others=frozenset(ids) - {realm},
+        lock_rules(connection)
+        return change_rules(
+            connection,
+            realm,
+            changes,
+            default=default,
+            holds_from=holds_from,
+            client_addresses=client_addresses,
         )
-        return result if start == TIME_MIN else _with_cuts(result, rules, changed, start)
+
+
+def lock_rules(connection: Connection) -> None:
+    """Let everything that reads rules stand still until the transaction ends."""
+    lock(connection, "rollup")  # in the order of closing
+    lock_out_settling_and_loaders(connection)
+
+
+def change_rules(
+    connection: Connection,
+    realm: str,
+    changes: Mapping[str, Any],
+    *,
+    default: RealmRule,
+    holds_from: date | None,
+    client_addresses: ClientAddresses | None = None,
+    accounted_elsewhere: int | None = None,
+    lead_seconds: int = 0,
+) -> ChangedRules:
+    """As :func:`set_rule`, in a transaction that has :func:`lock_rules`.
+
+    ``accounted_elsewhere``: up to when usage of the realm is accounted in databases with the same
+    rules. ``lead_seconds``: how far ahead the change is at least, where no day is given.
+    """
+    if "time_zone" in changes:
+        check_time_zone(connection, changes["time_zone"])
+    # By the escaped name, as the views show it.
+    ids = {name: realm_id for realm_id, name in realm_queries.names_by_id(connection).items()}
+    realm_id = ids.get(realm)
+    if realm_id is None:
+        realm_id = realm_queries.add_realm(connection, unescape(realm), default)
+    if client_addresses is not None:
+        realm_queries.set_client_addresses(connection, realm_id, client_addresses)
+    rules = realm_queries.read_rules(connection, realm_id)
+    accounted_until = _latest(
+        realm_queries.accounted_until(connection, realm_id), accounted_elsewhere
+    )
+    start = _start(realm, rules, changes, holds_from, accounted_until, lead_seconds)
+
+    def is_replaced(rule: RealmRule) -> bool:
+        if accounted_until is not None and rule.holds_from <= accounted_until:
+            return False
+        first_day = from_micros(rule.holds_from).astimezone(time_zone(rule.time_zone)).date()
+        return holds_from is None or first_day >= holds_from
+
+    changed = RealmRules(rules.with_change(changes, start, is_replaced))
+    realm_queries.replace_rules(connection, realm_id, changed)
+    if accounted_until is not None:
+        # The current day and month may end elsewhere now.
+        redraw_buckets(connection, realm_id, changed.calendar, accounted_until)
+        redraw_limit_states(connection, realm_id, changed, accounted_until)
+    before = [rule for rule in changed.rules if rule.holds_from < start]
+    result = ChangedRules(
+        rules=(*before[-1:], *changed.rules[len(before) :]),
+        client_addresses=rules.client_addresses,
+        has_usage=accounted_until is not None,
+        others=frozenset(ids) - {realm},
+    )
+    return result if start == TIME_MIN else _with_cuts(result, rules, changed, start)
+
+
+def put_rules(connection: Connection, realm: bytes, rules: RealmRules) -> bool:
+    """Give a realm the rules that it has in other databases; returns whether it had others.
+
+    In a transaction that has :func:`lock_rules`. Raises UsageError where usage is accounted by
+    other rules, which stay then.
+    """
+    realm_id = realm_queries.add_realm(connection, realm, rules.rules[0])
+    present = realm_queries.read_rules(connection, realm_id)
+    if present.is_like(rules):
+        return False
+    accounted_until = realm_queries.accounted_until(connection, realm_id)
+    if present.rules != rules.rules:
+        if accounted_until is not None:
+            _require_same_past(escape(realm), present, rules, accounted_until)
+        realm_queries.replace_rules(connection, realm_id, rules)
+        if accounted_until is not None:
+            redraw_buckets(connection, realm_id, rules.calendar, accounted_until)
+            redraw_limit_states(connection, realm_id, rules, accounted_until)
+    realm_queries.set_client_addresses(connection, realm_id, rules.client_addresses)
+    return True
+
+
+def _require_same_past(
+    realm: str, present: RealmRules, rules: RealmRules, accounted_until: int
+) -> None:
+    past, other_past = (
+        [rule for rule in each.rules if rule.holds_from <= accounted_until]
+        for each in (present, rules)
+    )
+    if past != other_past:
+        raise UsageError(
+            f"usage of realm {realm!r} is accounted by other rules already, up to "
+            f"{from_micros(accounted_until):%Y-%m-%d %H:%M:%SZ}"
+        )
 
 
 def _with_cuts(
@@ -135,32 +203,35 @@ def remove_realm(engine: Engine, realm: str) -> None:
     users, usage, periods, tokens, limits or webhooks.
     """
     with lost_connections(), engine.begin() as connection:
-        # Nobody resolves or accounts names of a realm until the commit.
-        lock(connection, "rollup")
-        lock_out_settling_and_loaders(connection)
-        realm_id = realm_queries.find_realm(connection, realm)
-        if realm_queries.accounted_until(connection, realm_id) is not None:
-            raise UsageError(
-                f"realm {realm!r} has sessions or usage, and stays: only a realm of which nothing "
-                "was ever reported can be removed"
-            )
-        if tokens := realm_queries.live_tokens(connection, realm):
-            raise UsageError(
-                f"realm {realm!r} is read by {counted(len(tokens), 'token')}: revoke them "
-                f"before, as with `turn-accounting token revoke {tokens[0]}`"
-            )
-        if limits := realm_queries.limits_of(connection, realm_id):
-            raise UsageError(
-                f"realm {realm!r} has {counted(len(limits), 'limit')}: remove them before, as "
-                f"with `turn-accounting limit remove {limits[0]}`"
-            )
-        if webhooks := realm_queries.webhooks_of(connection, realm_id):
-            raise UsageError(
-                f"{counted(len(webhooks), 'webhook')} would get nothing any more, as of realm "
-                f"{realm!r} only: remove them before, as with "
-                f"`turn-accounting webhook remove {webhooks[0]}`"
-            )
-        realm_queries.remove_realm(connection, realm_id)
+        lock_rules(connection)  # nobody resolves or accounts names of a realm until the commit
+        delete_realm(connection, realm)
+
+
+def delete_realm(connection: Connection, realm: str) -> None:
+    """As :func:`remove_realm`, in a transaction that has :func:`lock_rules`."""
+    realm_id = realm_queries.find_realm(connection, realm)
+    if realm_queries.accounted_until(connection, realm_id) is not None:
+        raise UsageError(
+            f"realm {realm!r} has sessions or usage, and stays: only a realm of which nothing "
+            "was ever reported can be removed"
+        )
+    if tokens := realm_queries.live_tokens(connection, realm):
+        raise UsageError(
+            f"realm {realm!r} is read by {counted(len(tokens), 'token')}: revoke them "
+            f"before, as with `turn-accounting token revoke {tokens[0]}`"
+        )
+    if limits := realm_queries.limits_of(connection, realm_id):
+        raise UsageError(
+            f"realm {realm!r} has {counted(len(limits), 'limit')}: remove them before, as "
+            f"with `turn-accounting limit remove {limits[0]}`"
+        )
+    if webhooks := realm_queries.webhooks_of(connection, realm_id):
+        raise UsageError(
+            f"{counted(len(webhooks), 'webhook')} would get nothing any more, as of realm "
+            f"{realm!r} only: remove them before, as with "
+            f"`turn-accounting webhook remove {webhooks[0]}`"
+        )
+    realm_queries.remove_realm(connection, realm_id)
 
 
 def _start(
@@ -169,15 +240,14 @@ def _start(
     changes: Mapping[str, Any],
     day: date | None,
     accounted_until: int | None,
+    lead_seconds: int,
 ) -> int:
     """When the changes begin to hold. Raises UsageError for a day that is accounted already."""
     if day is None and accounted_until is None:
         return TIME_MIN
     if accounted_until is not None:
-        earliest = _local_day(rules, changes, accounted_until)
-        while _midnight(rules, changes, earliest) <= accounted_until:
-            earliest += timedelta(days=1)
-        day = day or earliest
+        earliest = _day_after(rules, changes, accounted_until)
+        day = day or _day_after(rules, changes, accounted_until + lead_seconds * 1_000_000)
         if day < earliest:
             raise UsageError(
                 f"usage of realm {realm!r} on {day} is accounted already, up to "
@@ -186,6 +256,18 @@ def _start(
             )
     assert day is not None
     return _midnight(rules, changes, day)
+
+
+def _day_after(rules: RealmRules, changes: Mapping[str, Any], time: int) -> date:
+    """The first day that begins after a time."""
+    day = _local_day(rules, changes, time)
+    while _midnight(rules, changes, day) <= time:
+        day += timedelta(days=1)
+    return day
+
+
+def _latest(*times: int | None) -> int | None:
+    return max((time for time in times if time is not None), default=None)
 
 
 def _local_day(rules: RealmRules, changes: Mapping[str, Any], time: int) -> date:

@@ -16,6 +16,7 @@ from accounting.front.billing import copy_billing
 from accounting.front.forward_feed import forward_feed
 from accounting.front.limits import evaluate_limits
 from accounting.front.peaks import count_peaks
+from accounting.front.share import share
 from accounting.ingest.partitions import make_partitions
 from accounting.sessions.describe_gaps import describe_gaps
 from accounting.sessions.settle import settle
@@ -173,6 +174,14 @@ FRONT_JOBS: Final[Mapping[str, Job]] = {
             unit="events",
             every_seconds=5.0,
             run=evaluate_limits,
+            thread="cells",
+        ),
+        Job(
+            name="share",
+            description="Bring the rules of realms, the names of sources and erasures to all cells",
+            unit="changes",
+            every_seconds=60.0,
+            run=share,
             thread="cells",
         ),
         JOBS["webhooks"],

@@ -83,10 +83,11 @@ def prepare_embedded_database(server: embedded.EmbeddedPostgres) -> None:
         return
     from accounting.db import migrations  # noqa: PLC0415  # readers do not need these
     from accounting.db.engine import open_engine  # noqa: PLC0415
+    from accounting.front.cell_views import upgrade  # noqa: PLC0415
 
     engine = open_engine(server.url())
     try:
-        migrations.upgrade(engine)
+        upgrade(engine)
         migrations.allow_role_logins(engine)
     finally:
         engine.dispose()

@@ -37,6 +37,7 @@ from accounting.errors import (
     ServerError,
     UsageError,
 )
+from accounting.front.cell_views import upgrade
 from accounting.front.cells import is_front, refuse_front
 from accounting.identities import time_zone_check
 from accounting.ingest.load_loop import run_loader
@@ -200,7 +201,7 @@ def prepare_database(settings: Settings, *, is_embedded: bool) -> None:
     with servers.database(settings, may_create=True) as engine:
         # The writer role lacks the right to upgrade, so an upgraded schema is left alone.
         if migrations.current_revision(engine) != head_revision():
-            migrations.upgrade(engine)
+            upgrade(engine)
             if is_embedded:
                 migrations.allow_role_logins(engine)
         refuse_front(engine)

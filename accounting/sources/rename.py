@@ -30,6 +30,11 @@ def rename_source(engine: Engine, old_name: str, new_name: str) -> None:
                 f"'{new_name}' was the name of another source, and closed statements contain it: "
                 "choose another name"
             )
+        if (cell := source_queries.other_cell(connection, new_name)) is not None:
+            raise UsageError(
+                f"cell '{cell}' has, or had, a source '{new_name}': sources of one front have "
+                "different names"
+            )
         lease = lease_queries.valid_lease(connection, source.source_id)
         if lease is not None:
             raise UsageError(

@@ -9,9 +9,9 @@ from typing import Any, Final
 from sqlalchemy import BigInteger, Connection, func, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from accounting.db.schema import epochs, former_source_names, sources
+from accounting.db.schema import epochs, former_source_names, other_sources, sources
 from accounting.domain.calendar import from_micros, micros_or_none, time_or_none
-from accounting.errors import SourceConflict, unknown_name
+from accounting.errors import ConfigurationError, SourceConflict, unknown_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,8 @@ def lock_source(connection: Connection, name: str, mode: str) -> SourceRow:
 def add_source(connection: Connection, name: str, mode: str) -> int:
     """The id of a source; inserts it if it is missing. Does not lock the row of another loader.
 
-    Raises SourceConflict for the former name of a source that was renamed.
+    Raises SourceConflict for the former name of a source that was renamed, and ConfigurationError
+    for a name that a source of another cell has or had.
     """
     renamed = renamed_source(connection, name)
     if renamed is not None:
@@ -80,10 +81,21 @@ def add_source(connection: Connection, name: str, mode: str) -> int:
             f"set ACCOUNTING_SOURCE={renamed.source}",
             source_id=renamed.source_id,
         )
+    if (cell := other_cell(connection, name)) is not None:
+        raise ConfigurationError(
+            f"cell '{cell}' has a source '{name}': sources of one front have different names, so "
+            "set another ACCOUNTING_SOURCE"
+        )
     connection.execute(insert(sources).values(source=name, mode=mode).on_conflict_do_nothing())
     source_id = find_source_id(connection, name)
     assert source_id is not None, "nothing deletes sources"
     return source_id
+
+
+def other_cell(connection: Connection, name: str) -> str | None:
+    """The other cell of this cell's front that has, or had, a source of this name."""
+    query = select(other_sources.c.cell).where(other_sources.c.source == name)
+    return connection.execute(query).scalar_one_or_none()
 
 
 def find_source_id(connection: Connection, name: str) -> int | None:

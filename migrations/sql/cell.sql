@@ -192,3 +192,7 @@ CREATE VIEW cell.carried_sessions AS
 SELECT u.realm_id, u.starts_at, e.server_address, e.transport
 FROM accounting.session_usage u JOIN accounting.sessions e USING (session_id, user_key)
 WHERE NOT u.started AND u.confirmed AND u.active_to > u.active_from;
+
+-- The erasures that the front recorded and that were carried out here. of_front: when it did.
+CREATE VIEW cell.erasures AS
+SELECT e.user_key, e.of_front FROM accounting.erasures e WHERE e.of_front IS NOT NULL;

@@ -15,14 +15,16 @@ GRANT SELECT, UPDATE ON accounting.front TO turn_accounting_writer;
 
 -- The cells of a front. The foreign server and the schema of a cell are named 'cell_' and its name.
 -- url: without a password, which is in the user mapping. revision: of its schema, when its views were
--- imported. cell_id numbers what a cell numbers by itself (see accounting.of_cell). adjustments_until:
--- when the newest one that was copied was posted. database_id: of the database that joined.
--- feed_failing_since, feed_retry_at, feed_error: null while its feed can be read.
+-- imported; front_revision: of the front's own schema then. cell_id numbers what a cell numbers by
+-- itself (see accounting.of_cell). adjustments_until: when the newest one that was copied was posted.
+-- database_id: of the database that joined. feed_failing_since, feed_retry_at, feed_error: null while
+-- its feed can be read.
 CREATE TABLE accounting.cells (
     cell_id smallint NOT NULL,
     cell text NOT NULL,
     url text NOT NULL,
     revision text NOT NULL,
+    front_revision text NOT NULL,
     joined_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     adjustments_until timestamptz NOT NULL DEFAULT '-infinity',
     database_id uuid NOT NULL,
@@ -96,6 +98,16 @@ CREATE TABLE accounting.billed_closings (
     CONSTRAINT billed_closings_pkey PRIMARY KEY (realm_id, period, database_id)
 );
 GRANT SELECT, INSERT, UPDATE ON accounting.billed_closings TO turn_accounting_writer;
+
+-- The present and former names and the numbers of the sources of each cell, when the job `share` read
+-- them last.
+CREATE TABLE accounting.sources_of_cells (
+    cell text NOT NULL,
+    source text NOT NULL,
+    source_id smallint NOT NULL,
+    CONSTRAINT sources_of_cells_pkey PRIMARY KEY (cell, source)
+);
+GRANT SELECT, INSERT, DELETE ON accounting.sources_of_cells TO turn_accounting_writer;
 
 -- In a cell: the front that it belongs to, and the name that it has there. front: its feed_source().
 CREATE TABLE accounting.membership (
@@ -209,51 +221,51 @@ SELECT c.oid AS view_id, n.nspname AS schema_name, c.relname AS view_name,
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname IN ('cell', 'reporting') AND c.relkind = 'v';
 
--- Imports the views of a cell as foreign tables, with the columns that they have there.
-CREATE FUNCTION accounting.import_cell(of_cell text) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    local_schema text := 'cell_' || of_cell;
-    remote record;
+-- Fails for a view that a cell does not have: what it has would be missing without a word. Volatile, so
+-- that it fails when the cell is read, and not while a query is planned.
+CREATE FUNCTION accounting.raise_missing_view(of_cell text, of_view text) RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    EXECUTE format('DROP SCHEMA IF EXISTS %I CASCADE', local_schema);
-    EXECUTE format('CREATE SCHEMA %I', local_schema);
-    FOR remote IN
-        SELECT v.schema_name, string_agg(quote_ident(v.view_name), ', ') AS views
-        FROM accounting.views_of_cells v GROUP BY v.schema_name
-    LOOP
-        EXECUTE format('IMPORT FOREIGN SCHEMA %I LIMIT TO (%s) FROM SERVER %I INTO %I',
-            remote.schema_name, remote.views, local_schema, local_schema);
-    END LOOP;
+    RAISE EXCEPTION 'cell ''%'' has no view "%" yet', of_cell, of_view USING
+        HINT = 'Upgrade it with `turn-accounting db upgrade`; the job `share` of the front follows.';
 END
 $$;
 
 -- What a view reads of all cells: a SELECT for each, which also has the cell's name. A column that an
--- older cell lacks is null there. Without cells: no rows. without_cell: one that is not read.
-CREATE FUNCTION accounting.union_of_cells(of_view oid, without_cell text) RETURNS text
+-- older cell lacks is null there; a view that it lacks is an error. Without cells: no rows.
+CREATE FUNCTION accounting.union_of_cells(of_view oid) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT coalesce(string_agg(b.branch, ' UNION ALL ' ORDER BY b.cell_id), (
-        SELECT format('SELECT NULL::text AS cell, %s WHERE false', string_agg(
+    WITH columns AS (
+        SELECT v.relname AS view_name, a.attname AS name, a.attnum AS place,
             format('NULL::%s%s AS %I', format_type(a.atttypid, a.atttypmod),
                 CASE WHEN a.attcollation = 'pg_catalog."C"'::regcollation
                     THEN ' COLLATE "C"' ELSE '' END,
-                a.attname), ', ' ORDER BY a.attnum))
-        FROM pg_attribute a WHERE a.attrelid = of_view AND a.attnum > 0))
+                a.attname) AS missing
+        FROM pg_class v JOIN pg_attribute a ON a.attrelid = v.oid AND a.attnum > 0
+        WHERE v.oid = of_view
+    )
+    SELECT coalesce(string_agg(b.branch, ' UNION ALL ' ORDER BY b.cell_id), (
+        SELECT format('SELECT NULL::text AS cell, %s WHERE false',
+            string_agg(m.missing, ', ' ORDER BY m.place))
+        FROM columns m))
     FROM (
-        SELECT n.cell_id, format('SELECT %L AS cell, %s FROM %I.%I f', n.cell, string_agg(CASE
-            WHEN f.attname IS NULL
-                THEN format('NULL::%s AS %I', format_type(a.atttypid, a.atttypmod), a.attname)
-            WHEN v.relname = 'capture_gaps' AND a.attname = 'gap_id'
-                THEN format('accounting.of_cell(%s::smallint, f.gap_id) AS gap_id', n.cell_id)
-            ELSE format('f.%I', a.attname)
-        END, ', ' ORDER BY a.attnum), 'cell_' || n.cell, v.relname) AS branch
-        FROM pg_class v
-        CROSS JOIN accounting.cells n
-        JOIN pg_attribute a ON a.attrelid = v.oid AND a.attnum > 0
-        LEFT JOIN pg_attribute f ON f.attname = a.attname AND f.attnum > 0
-            AND f.attrelid = to_regclass(format('%I.%I', 'cell_' || n.cell, v.relname))
-        WHERE v.oid = of_view AND n.cell IS DISTINCT FROM without_cell
-        GROUP BY n.cell_id, n.cell, v.relname
+        SELECT n.cell_id, format('SELECT %L AS cell, %s %s', n.cell,
+            string_agg(CASE
+                WHEN f.attname IS NULL THEN m.missing
+                WHEN m.view_name = 'capture_gaps' AND m.name = 'gap_id'
+                    THEN format('accounting.of_cell(%s::smallint, f.gap_id) AS gap_id', n.cell_id)
+                ELSE format('f.%I', m.name)
+            END, ', ' ORDER BY m.place),
+            CASE WHEN t.id IS NULL
+                THEN format('WHERE accounting.raise_missing_view(%L, %L)', n.cell, m.view_name)
+                ELSE format('FROM %I.%I f', 'cell_' || n.cell, m.view_name) END) AS branch
+        FROM accounting.cells n
+        CROSS JOIN columns m
+        CROSS JOIN LATERAL (SELECT to_regclass(
+            format('%I.%I', 'cell_' || n.cell, m.view_name)) AS id) t
+        LEFT JOIN pg_attribute f
+            ON f.attrelid = t.id AND f.attname = m.name AND f.attnum > 0 AND NOT f.attisdropped
+        GROUP BY n.cell_id, n.cell, m.view_name, t.id
     ) b
 $$;
 
@@ -270,15 +282,14 @@ RETURN format('greatest(max(u.peak_sessions), (SELECT max(p.peak_sessions)'
 
 -- Defines the views of a front over the cells that it has: in schema cells the rows of all cells with
 -- the names of the cells, for the front's own jobs, and over them those of cell and reporting, whose
--- comments and grants stay. without_cell: one whose foreign tables are to be dropped, which would drop
--- the views with them.
-CREATE FUNCTION accounting.define_front_views(without_cell text DEFAULT NULL) RETURNS void
+-- comments and grants stay.
+CREATE FUNCTION accounting.define_front_views() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v record;
 BEGIN
     FOR v IN
-        SELECT w.schema_name, w.view_name, w.kind, accounting.union_of_cells(w.view_id, without_cell) AS rows,
+        SELECT w.schema_name, w.view_name, w.kind, accounting.union_of_cells(w.view_id) AS rows,
             string_agg(CASE
                 WHEN w.kind = 'rows' OR NOT accounting.is_summed(a.attname)
                     THEN format('u.%I', a.attname)
@@ -367,3 +378,34 @@ END
 $$;
 REVOKE ALL ON FUNCTION accounting.common_position(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION accounting.common_position(text) TO turn_accounting_writer;
+
+-- Imports the views of a cell as foreign tables, with the columns that they have there, and defines the
+-- views of the front over them. The views keep their comments and grants, so the tables that were
+-- imported before are only dropped when no view reads them any more.
+CREATE FUNCTION accounting.import_cell(of_cell text, cell_revision text, own_revision text)
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    local_schema text := 'cell_' || of_cell;
+    former_schema text := local_schema || ' (former)';
+    remote record;
+BEGIN
+    IF to_regnamespace(quote_ident(local_schema)) IS NOT NULL THEN
+        EXECUTE format('ALTER SCHEMA %I RENAME TO %I', local_schema, former_schema);
+    END IF;
+    EXECUTE format('CREATE SCHEMA %I', local_schema);
+    FOR remote IN
+        SELECT v.schema_name, string_agg(quote_ident(v.view_name), ', ') AS views
+        FROM accounting.views_of_cells v GROUP BY v.schema_name
+    LOOP
+        EXECUTE format('IMPORT FOREIGN SCHEMA %I LIMIT TO (%s) FROM SERVER %I INTO %I',
+            remote.schema_name, remote.views, local_schema, local_schema);
+    END LOOP;
+    UPDATE accounting.cells SET revision = cell_revision, front_revision = own_revision
+    WHERE cell = of_cell;
+    PERFORM accounting.define_front_views();
+    EXECUTE format('DROP SCHEMA IF EXISTS %I CASCADE', former_schema);
+END
+$$;
+REVOKE ALL ON FUNCTION accounting.import_cell(text, text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION accounting.import_cell(text, text, text) TO turn_accounting_writer;

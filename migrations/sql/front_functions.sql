@@ -345,6 +345,37 @@ BEGIN
 END
 $$;
 
+-- The cells whose rules of a realm are not those of the front in a time: it clips when they hold from.
+CREATE OR REPLACE FUNCTION accounting.cells_with_other_rules(
+    of_realm text, since timestamptz, until timestamptz
+) RETURNS SETOF text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH rules AS (
+        SELECT NULL AS cell, l.holds_from, l.time_zone, l.anchor_day, l.grace_seconds,
+            l.username_rule, l.separator
+        FROM accounting.realms r JOIN accounting.realm_rules l USING (realm_id)
+        WHERE r.realm = of_realm
+        UNION ALL
+        SELECT c.cell, c.holds_from, c.time_zone, c.anchor_day, c.grace_seconds,
+            c.username_rule, c.separator
+        FROM cells.realm_rules c WHERE c.realm = of_realm
+    ),
+    spans AS (
+        SELECT u.*, lead(u.holds_from) OVER (PARTITION BY u.cell ORDER BY u.holds_from) AS ends_at
+        FROM rules u
+    ),
+    lists AS (
+        SELECT s.cell, array_agg((greatest(s.holds_from, since), s.time_zone, s.anchor_day,
+            s.grace_seconds, s.username_rule, s.separator)::text ORDER BY s.holds_from) AS list
+        FROM spans s
+        WHERE s.holds_from < until AND (s.ends_at > since) IS NOT FALSE
+        GROUP BY s.cell
+    )
+    SELECT c.cell FROM lists c
+    WHERE c.cell IS NOT NULL
+        AND c.list IS DISTINCT FROM (SELECT f.list FROM lists f WHERE f.cell IS NULL)
+$$;
+
 -- What a period of the front waits for: its end, the close of a cell that has it, that the feed is
 -- forwarded up to that (what was counted of a period comes before its period.closed), and that the
 -- cells that have no usage of the realm are settled beyond it. Null when its statement can be written.
@@ -385,6 +416,9 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
             WHERE accounting.reads_cell(c.cell) AND c.realm = r.realm AND c.period = p.period
                 AND (c.starts_at, c.ends_at, c.time_zone)
                     IS DISTINCT FROM (p.starts_at, p.ends_at, p.time_zone)
+            UNION ALL
+            SELECT 2, format('cell ''%s'': it has other rules', c)
+            FROM accounting.cells_with_other_rules(r.realm, p.starts_at, p.ends_at) c
             UNION ALL
             SELECT 3, format('cell ''%s'': %s', s.cell, coalesce('settled until ' || to_char(
                 s.settled_until AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"'), 'not settled yet'))

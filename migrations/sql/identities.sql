@@ -77,10 +77,12 @@ CREATE TABLE accounting.usernames (
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.usernames TO turn_accounting_writer;
 
--- When each user's names were erased: reports received before do not restore them.
+-- When each user's names were erased: reports received before do not restore them. of_front: in a cell,
+-- when its front recorded the erasure that was carried out here.
 CREATE TABLE accounting.erasures (
     user_key uuid NOT NULL,
     erased_at timestamptz NOT NULL DEFAULT now(),
+    of_front timestamptz,
     CONSTRAINT erasures_pkey PRIMARY KEY (user_key, erased_at)
 );
 GRANT SELECT, INSERT ON accounting.erasures TO turn_accounting_writer;

@@ -22,15 +22,29 @@ CREATE TABLE accounting.sources (
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.sources TO turn_accounting_writer;
 
+-- In a cell: the present and former names and the numbers of the sources of its front's other cells.
+-- No new source of this cell gets one of them.
+CREATE TABLE accounting.other_sources (
+    source text NOT NULL,
+    source_id smallint NOT NULL,
+    cell text NOT NULL,
+    CONSTRAINT other_sources_pkey PRIMARY KEY (source)
+);
+CREATE INDEX other_sources_by_number ON accounting.other_sources (source_id);
+GRANT SELECT, INSERT, DELETE ON accounting.other_sources TO turn_accounting_writer;
+
 -- Numbers a source by its name, so that session ids, which contain the number, are the same when
--- sources come in another order after a restore. A taken number is skipped.
+-- sources come in another order after a restore. A number that a source has, here or in another cell
+-- of a front, is skipped.
 CREATE FUNCTION accounting.number_source() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     hash bytea := sha256(convert_to(NEW.source, 'UTF8'));
     number integer := (get_byte(hash, 0) * 256 + get_byte(hash, 1)) % 32767;
 BEGIN
-    WHILE EXISTS (SELECT FROM accounting.sources s WHERE s.source_id = number + 1) LOOP
+    WHILE EXISTS (SELECT FROM accounting.sources s WHERE s.source_id = number + 1)
+        OR EXISTS (SELECT FROM accounting.other_sources o WHERE o.source_id = number + 1)
+    LOOP
         number := (number + 1) % 32767;
     END LOOP;
     NEW.source_id := number + 1;

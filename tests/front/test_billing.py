@@ -11,6 +11,7 @@ from accounting.billing.adjust import adjust, post_manual_adjustment
 from accounting.billing.close_period import close_period, close_periods, refresh_periods
 from accounting.feed.number_feed import number_feed
 from accounting.front.join import leave
+from accounting.front.share import share
 from accounting.front.verify import verify_installation
 from tests.support.books import Books, channel, status_payload, traffic_payload
 from tests.support.fronts import HOUR, Front, call, open_front
@@ -72,6 +73,7 @@ def test_a_cell_without_usage_of_the_realm_is_waited_for(front: Front) -> None:
     front.whole.advance_clock(MONTH * 2.2, source="south")
     front.whole.run_jobs()
     front.follow_clock()
+    share(front.books.engine)
     close_periods(front.cells["south"].engine)
     front.bill()
     [december] = front.rows("periods WHERE realm = 'example.net' AND period = '2026-12-01'")

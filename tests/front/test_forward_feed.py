@@ -39,7 +39,7 @@ from tests.support.books import (
 )
 from tests.support.command import turn_accounting
 from tests.support.crash_injection import CrashInjector, crashing_engine, run_through_crashes
-from tests.support.fronts import HOUR, Front, call, open_front
+from tests.support.fronts import HOUR, Front, call, database_time, open_front
 from tests.support.monitoring import metrics_of, read_snapshot
 from tests.support.restored_database import back_up, restore_database
 from tests.support.servers import PostgresServer
@@ -342,6 +342,7 @@ def test_another_database_under_a_known_name_is_another_cell(
     with cloned_database(postgres_server) as name:
         books = Books(postgres_server, name, tmp_path / "other")
         books.directory.mkdir()
+        books.set_database_clock(database_time(front.books))
         join_cell(front.engine, "north", books.url(), None)
         old = front.cells["north"]
         front.cells["north"] = books

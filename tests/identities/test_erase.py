@@ -7,7 +7,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg.sql import SQL, Identifier
 
 from accounting.audit.rebuild import rebuild
 from accounting.audit.retention import retain
@@ -36,29 +35,10 @@ from tests.support.retention_scenario import (
 )
 from tests.support.scenario_player import restarted_loader
 from tests.support.servers import wait_until
+from tests.support.table_search import tables_containing
 
 NAMES = ("user_id", "username", "client_address")
 ALICES_ADDRESS = "203.0.113.9:41000"
-
-
-def tables_containing(books: Books, word: bytes) -> set[str]:
-    """The tables that contain the word, as text or as bytes."""
-    with psycopg.connect(books.url()) as connection:
-        tables = connection.execute(
-            "SELECT tablename FROM pg_tables WHERE schemaname = 'accounting'"
-        ).fetchall()
-        query = SQL(
-            "SELECT count(*) FROM accounting.{} t WHERE position(%s in t::text) > 0"
-            " OR position(%s in t::text) > 0"
-        )
-        return {
-            name
-            for (name,) in tables
-            if connection.execute(
-                query.format(Identifier(name)), (word.decode(), word.hex())
-            ).fetchall()
-            != [(0,)]
-        }
 
 
 def without_names(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

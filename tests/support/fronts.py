@@ -11,6 +11,7 @@ What a cell receives, the whole receives too, from a source of the cell's name.
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from accounting.feed.number_feed import number_feed
 from accounting.front import join
 from accounting.front.billing import copy_billing
 from accounting.front.forward_feed import forward_feed
+from accounting.front.share import share
 from tests.support.books import (
     Books,
     channel,
@@ -60,10 +62,11 @@ class Front:
                 each.advance_clock(seconds, source=cell)
 
     def run_jobs(self) -> None:
-        """Load, settle and roll up in all cells and in the whole."""
+        """Load, settle and roll up in all cells and in the whole; share what the cells share."""
         for books in (*self.cells.values(), self.whole):
             books.run_jobs()
         self.follow_clock()
+        share(self.books.engine)
 
     def follow_clock(self) -> None:
         """Set the clock of the front's database to that of the whole."""
@@ -76,6 +79,7 @@ class Front:
         """Close what can be closed in all cells, in the whole, and then in the front."""
         for books in (*self.cells.values(), self.whole):
             close_periods(books.engine)
+        share(self.books.engine)
         self.bill()
 
     def bill(self) -> int:
@@ -169,3 +173,10 @@ def call(
         receive(1.5 * HOUR, "status", status_payload("deleted"))
         total = traffic_payload(12_300, 1_200_500 * number, 31, 3_100)
         receive(1.5 * HOUR + 0.1, "total_traffic", total)
+
+
+def database_time(books: Books) -> datetime:
+    """The time of the clock of a database."""
+    [row] = books.query("SELECT accounting.database_now() AS now")
+    now: datetime = row["now"]
+    return now

@@ -28,7 +28,14 @@ from accounting.db.schema.feed import (
     feed_consumers,
     feed_outbox,
 )
-from accounting.db.schema.front import cells, front, front_peak_hours, front_peaks, membership
+from accounting.db.schema.front import (
+    cells,
+    front,
+    front_peak_hours,
+    front_peaks,
+    membership,
+    sources_of_cells,
+)
 from accounting.db.schema.identities import (
     erasures,
     installation,
@@ -69,6 +76,7 @@ from accounting.db.schema.sources import (
     capture_gaps,
     epochs,
     former_source_names,
+    other_sources,
     source_conflicts,
     source_histories,
     source_leases,
@@ -134,6 +142,7 @@ __all__ = [
     "membership",
     "message_counts",
     "metadata",
+    "other_sources",
     "peak_deltas",
     "peak_versions",
     "periods",
@@ -164,6 +173,7 @@ __all__ = [
     "source_histories",
     "source_leases",
     "sources",
+    "sources_of_cells",
     "statements",
     "tokens",
     "usage_deltas",

@@ -53,6 +53,7 @@ cells = Table(
     Column("cell", Text, nullable=False),
     Column("url", Text, nullable=False),
     Column("revision", Text, nullable=False),
+    Column("front_revision", Text, nullable=False),
     Column("joined_at", timestamp, nullable=False, server_default=text("clock_timestamp()")),
     Column("adjustments_until", timestamp, nullable=False, server_default=text("'-infinity'")),
     Column("database_id", Uuid, nullable=False),
@@ -89,6 +90,14 @@ billed_closings = Table(
     Column("period", Date, primary_key=True),
     Column("database_id", Uuid, primary_key=True),
     Column("cutoff", Text, nullable=False),
+)
+
+sources_of_cells = Table(
+    "sources_of_cells",
+    metadata,
+    Column("cell", Text, primary_key=True),
+    Column("source", Text, primary_key=True),
+    Column("source_id", SmallInteger, nullable=False),
 )
 
 membership = Table(

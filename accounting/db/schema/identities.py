@@ -78,4 +78,5 @@ erasures = Table(
     metadata,
     Column("user_key", Uuid, primary_key=True),
     Column("erased_at", timestamp, primary_key=True, server_default=text("now()")),
+    Column("of_front", timestamp),
 )

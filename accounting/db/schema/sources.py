@@ -50,6 +50,15 @@ source_leases = Table(
     Column("server_seen_at", timestamp),
 )
 
+other_sources = Table(
+    "other_sources",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("source_id", SmallInteger, nullable=False),
+    Column("cell", Text, nullable=False),
+    Index("other_sources_by_number", "source_id"),
+)
+
 former_source_names = Table(
     "former_source_names",
     metadata,
