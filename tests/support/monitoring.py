@@ -82,8 +82,8 @@ def fill_every_metric(books: Books) -> None:
     set_limit(books.engine, "example.org", measure="bytes", per="day", amount=1)
     add_endpoint(books.engine, url="https://billing.example.org/")
     books.query(
-        "INSERT INTO accounting.cells (cell_id, cell, url, revision, database_id)"
-        " VALUES (1, 'north', '', '', gen_random_uuid()) RETURNING cell_id"
+        "INSERT INTO accounting.cells (cell_id, cell, url, revision, front_revision, database_id)"
+        " VALUES (1, 'north', '', '', '', gen_random_uuid()) RETURNING cell_id"
     )
 
 
