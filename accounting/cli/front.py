@@ -88,15 +88,21 @@ def join(
 
 @list_options(lambda: _CELLS)
 def list_all(*, form: ListForm) -> None:
-    """List the cells, and whether each answers."""
-    from accounting.front.status import cell_states
+    """List the cells, and whether each answers.
+
+    What keeps them from being one installation goes to standard error, a line each.
+    """
+    from accounting.front.status import cell_problems, cell_states
 
     arrangement = _CELLS.arrangement(form)
     with _owner_engine() as engine:
         rows = cell_states(engine)
+        problems = cell_problems(engine)
     has_rows = write_list(arranged(rows, arrangement), _CELLS, form, arrangement)
     if not has_rows and not form.for_programs:
         write(f"{_CELLS.empty}\n")
+    for problem in problems:
+        write_message(problem)
 
 
 def leave(

@@ -70,21 +70,22 @@ def create_app(
         log_ins=app.state.log_ins,
         is_open=not log_in,
     )
-    return Gate(BoundedThreads(_name_missing_cells(app)), admission, root_path=root_path)
+    return Gate(BoundedThreads(_NamesMissingCells(app)), admission, root_path=root_path)
 
 
-def _name_missing_cells(app: ASGIApp) -> ASGIApp:
-    """Give answers that leave cells of a front out the header that names them."""
+class _NamesMissingCells:
+    """Gives answers that leave cells of a front out the header that names them."""
 
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start" and (cells := without_cells(scope)):
                 MutableHeaders(scope=message)[WITHOUT_CELLS] = ", ".join(cells)
             await send(message)
 
-        await app(scope, receive, send_named)
-
-    return answer
+        await self.app(scope, receive, send_named)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

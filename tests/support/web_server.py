@@ -91,7 +91,7 @@ def serving(url: str, **options: Any) -> Iterator[WebServer]:
         thread = threading.Thread(target=server.serve, args=arguments)
         thread.start()
         try:
-            yield WebServer(port=listener.getsockname()[1], app=gate.app.app)
+            yield WebServer(port=listener.getsockname()[1], app=gate.app.app.app)
         finally:
             stop.set()
             thread.join()
