@@ -282,7 +282,7 @@ RETURN format('greatest(max(u.peak_sessions), (SELECT max(p.peak_sessions)'
 
 -- Defines the views of a front over the cells that it has: in schema cells the rows of all cells with
 -- the names of the cells, for the front's own jobs, and over them those of cell and reporting, whose
--- comments and grants stay.
+-- comments and grants stay. A sum is null where a cell that has rows of it lacks the column.
 CREATE FUNCTION accounting.define_front_views() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -295,8 +295,8 @@ BEGIN
                     THEN format('u.%I', a.attname)
                 WHEN a.attname = 'peak_sessions'
                     THEN accounting.peak_over_cells(split_part(w.view_name, '_', 1))
-                ELSE format('sum(u.%1$I)::%2$s AS %1$I', a.attname,
-                    format_type(a.atttypid, a.atttypmod))
+                ELSE format('CASE WHEN count(*) = count(u.%1$I) THEN sum(u.%1$I)::%2$s END AS %1$I',
+                    a.attname, format_type(a.atttypid, a.atttypmod))
             END, ', ' ORDER BY a.attnum) AS columns,
             string_agg(format('u.%I', a.attname), ', ' ORDER BY a.attnum)
                 FILTER (WHERE NOT accounting.is_summed(a.attname)) AS keys

@@ -83,6 +83,29 @@ def test_a_column_that_a_cell_lacks_is_null_until_its_upgrade(front: Front) -> N
     assert cell_problems(front.books.engine) == []
 
 
+def test_a_sum_of_a_column_that_a_cell_lacks_is_null_and_never_smaller(front: Front) -> None:
+    """Only where that cell has rows of the sum."""
+    call(front, "north", "bob", 6 * HOUR, 2)
+    front.advance_clocks(10 * HOUR)
+    front.run_jobs()
+    columns = ("user_id", "estimated_bytes", "received_bytes")
+    whole = front.whole.rows("user_usage_daily", *columns)
+    assert [row["user_id"] for row in whole] == ["alice", "bob"]
+    assert front.rows("user_usage_daily", *columns) == whole
+    south = front.cells["south"]
+    rename = "ALTER VIEW reporting.user_usage_daily RENAME COLUMN {} TO {}"
+    execute(south, rename.format("estimated_bytes", "not_yet"))
+    set_revision(south, "0000")
+    with pytest.raises(AccountingError, match="cell 'south': is at revision 0000"):
+        share(front.books.engine)
+    alice, bob = whole
+    assert front.rows("user_usage_daily", *columns) == [{**alice, "estimated_bytes": None}, bob]
+    execute(south, rename.format("not_yet", "estimated_bytes"))
+    set_revision(south, "0001")
+    share(front.books.engine)
+    assert front.rows("user_usage_daily", *columns) == whole
+
+
 def test_a_view_that_a_cell_lacks_is_an_error_that_names_it(front: Front) -> None:
     south = front.cells["south"]
     execute(south, f"ALTER VIEW reporting.{VIEW} RENAME TO not_yet")
