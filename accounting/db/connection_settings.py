@@ -11,10 +11,12 @@ Not here: ``default_transaction_read_only``, which an operator or a full disk se
 and ``synchronous_commit``, where a standby may deserve ``remote_apply``; `doctor` reports ``off``.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Final
 
 import psycopg
+from psycopg import sql
 
 from accounting.db.queries import Queries
 
@@ -30,13 +32,20 @@ def settings_statement(connection: psycopg.Connection) -> str:
     return _statement(connection.info.server_version)
 
 
-def apply_settings(connection: psycopg.Connection, *, as_reader: bool = False) -> None:
+def apply_settings(
+    connection: psycopg.Connection, *, as_reader: bool = False, without_cells: Sequence[str] = ()
+) -> None:
     """Apply the settings to the transaction that a connection is in.
 
     ``as_reader``: also take the reader's role, which gives up all other rights until the end of the
-    transaction.
+    transaction. ``without_cells``: of a front, which are left out.
     """
     statement = settings_statement(connection).encode()
+    if without_cells:
+        left_out = sql.SQL(";\nSET LOCAL turn_accounting.without_cells = {}").format(
+            sql.Literal(",".join(without_cells))
+        )
+        statement += left_out.as_bytes(connection)
     if as_reader:
         statement += b";\n" + _QUERIES.driver("become_reader")
     connection.execute(statement)

@@ -88,6 +88,8 @@ SET LOCAL standard_conforming_strings = on;
 SET LOCAL array_nulls = on;
 SET LOCAL transform_null_equals = off;
 SET LOCAL search_path = pg_catalog, pg_temp;
+-- On a front: all cells, unless a reader says that it leaves some out.
+SET LOCAL turn_accounting.without_cells = '';
 -- Long work is not an error, and an error does not end the session.
 SET LOCAL statement_timeout = 0;
 SET LOCAL lock_timeout = 0;

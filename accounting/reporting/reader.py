@@ -176,7 +176,9 @@ class DatabaseReader:
                 connection.isolation_level = (
                     IsolationLevel.REPEATABLE_READ if is_snapshot else IsolationLevel.READ_COMMITTED
                 )
-                apply_settings(connection, as_reader=self._takes_role)
+                apply_settings(
+                    connection, as_reader=self._takes_role, without_cells=self.without_cells
+                )
                 if self._statement_seconds:
                     connection.execute(_BE_SHORT, [f"{self._statement_seconds}s"])
             except BaseException as error:

@@ -68,6 +68,27 @@ def run(front: Front, *arguments: str, **settings: str) -> CommandResult:
     return turn_accounting(*arguments, database_url=front.books.url(READER), **settings)
 
 
+def test_a_setting_from_outside_leaves_no_cell_out(front: Front) -> None:
+    setting = "turn_accounting.without_cells"
+    commands = ("usage --since 2026-11 --json", "export usage --since 2026-11", "source list")
+    url = front.books.url(READER)
+    whole = [run(front, *command.split()) for command in commands]
+    assert [result.code for result in whole] == [0, 0, 0]
+    assert {row["user_id"] for row in whole[0].rows} == {"north only", "south only"}
+    with psycopg.connect(front.books.server.url(), autocommit=True) as connection:
+        alter = f"ALTER DATABASE {front.books.name}"
+        connection.execute(f"{alter} SET {setting} = 'north'".encode())
+        try:
+            with psycopg.connect(url) as session:
+                rows = session.execute("SELECT source FROM reporting.sources").fetchall()
+            assert rows == [("south",)]
+            assert [run(front, *command.split()) for command in commands] == whole
+        finally:
+            connection.execute(f"{alter} RESET {setting}".encode())
+    url += ("&" if "?" in url else "?") + f"options=-c%20{setting}%3Dnorth"
+    assert [turn_accounting(*command.split(), database_url=url) for command in commands] == whole
+
+
 # An error that names the cell.
 
 
