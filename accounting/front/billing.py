@@ -37,14 +37,26 @@ def copy_billing(engine: Engine) -> int:
             connection.execute(_QUERIES.text(name))
         copied = _copy_adjustments(connection, None, None)
         copied += _bill_closed_anew(connection)
-    while True:
+    while closed := _close_ready_periods(engine):
+        copied += closed
+    return copied
+
+
+def _close_ready_periods(engine: Engine) -> int:
+    """Close the periods that are ready now, each in a transaction; the next of a realm follows.
+
+    They are listed once, since that asks every cell. Returns how many records were written.
+    """
+    with lost_connections(), engine.connect() as connection:
+        listed = connection.execute(_QUERIES.text("ready_periods")).mappings().all()
+    written = 0
+    for ready in map(dict, listed):
         with lost_connections(), engine.begin() as connection:
             lock(connection, "rollup")
-            ready = connection.execute(_QUERIES.text("ready_periods")).mappings().first()
-            if ready is None:
-                return copied
-            _close(connection, dict(ready))
-            copied += 1 + _copy_adjustments(connection, ready["realm_id"], ready["period"])
+            if connection.execute(_QUERIES.text("is_ready"), ready).scalar_one():
+                _close(connection, ready)
+                written += 1 + _copy_adjustments(connection, ready["realm_id"], ready["period"])
+    return written
 
 
 def _close(connection: Connection, ready: Mapping[str, Any]) -> None:

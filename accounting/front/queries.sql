@@ -181,6 +181,14 @@ WHERE p.closed_at IS NULL AND p.ends_at <= accounting.database_now()
     AND accounting.period_waits(p.realm_id, p.period) IS NULL
 ORDER BY p.starts_at, p.realm_id;
 
+-- name: is_ready
+-- Whether a period is open and waits for nothing.
+SELECT EXISTS (
+    SELECT FROM accounting.periods p
+    WHERE p.realm_id = :realm_id AND p.period = :period AND p.closed_at IS NULL
+        AND accounting.period_waits(p.realm_id, p.period) IS NULL
+);
+
 -- name: create_lines_of_cells
 -- The temporary table that read_lines_of_cells fills: the cells are read once.
 CREATE TEMP TABLE IF NOT EXISTS lines_of_cells (LIKE cells.statements) ON COMMIT DELETE ROWS;
