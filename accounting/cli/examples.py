@@ -257,7 +257,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "front leave": (
         "turn-accounting front leave south",
-        "ACCOUNTING_DATABASE_URL_FILE=front-url turn-accounting front leave north",
+        "turn-accounting front leave north --without-its-usage",
     ),
     "db upgrade": (
         "turn-accounting db upgrade",

@@ -107,12 +107,24 @@ def list_all(*, form: ListForm) -> None:
 
 def leave(
     name: Annotated[str, typer.Argument(parser=name_argument, help="Name of the cell.")],
+    *,
+    without_its_usage: Annotated[
+        bool,
+        typer.Option(
+            "--without-its-usage",
+            help="Also with usage of periods that the front has not billed: it is then in no"
+            " statement of the front.",
+        ),
+    ] = False,
 ) -> None:
-    """Let a cell leave: the front reads it no more. Its own books stay as they are."""
+    """Let a cell leave: the front reads it no more. Its own books stay as they are.
+
+    Refused while the cell has usage of a period that the front has not billed.
+    """
     from accounting.front import join as front_join
 
     with _owner_engine() as engine:
-        unreachable = front_join.leave(engine, name)
+        unreachable = front_join.leave(engine, name, without_its_usage=without_its_usage)
     write_message(f"cell '{name}' has left")
     if unreachable is not None:
         write_message(f"it does not know: {unreachable}")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
+from uuid import UUID
 
 from psycopg.errors import (
     FeatureNotSupported,
@@ -61,9 +62,10 @@ def join_cell(engine: Engine, name: str, url: str, password: str | None) -> None
         known = {cell.cell: cell for cell in cells.read_cells(connection)}
         rows = connection.execute(_QUERIES.text("known_databases"), {"cell": name})
         databases = {row.database_id: row.cell for row in rows}
+        joined = _joined_database(connection, name)
         with cells.open_cell_url(name, url, password) as cell_engine:
             database = membership.prepare_cell(
-                cell_engine, connection, front, name, databases, is_new=name not in known
+                cell_engine, connection, front, name, databases, joined
             )
         cell_id = (
             known[name].cell_id
@@ -98,14 +100,20 @@ def join_cell(engine: Engine, name: str, url: str, password: str | None) -> None
     share_with_cell(engine, cell)
 
 
-def leave(engine: Engine, name: str) -> str | None:
-    """Let a cell leave; returns why the cell itself does not know it, if it doesn't."""
+def leave(engine: Engine, name: str, *, without_its_usage: bool = False) -> str | None:
+    """Let a cell leave; returns why the cell itself does not know it, if it doesn't.
+
+    Raises UsageError while it has usage of a period that the front has not billed, or while nobody
+    can tell; not with ``without_its_usage``.
+    """
     with _refusals(), lost_connections(), engine.begin() as connection:
         cells.require_front(connection)
         lock(connection, "cells")
         cell = cells.find_cell(connection, name)
         front = membership.FrontIdentity(connection)
         unreachable = None
+        if not without_its_usage:
+            _check_billed(engine, connection, cell)
         try:
             with cells.open_cell(engine, cell) as cell_engine:
                 membership.forget_front(cell_engine, front)
@@ -117,6 +125,38 @@ def leave(engine: Engine, name: str) -> str | None:
         foreign_server.define_views(connection)
         foreign_server.drop_server(connection, name)
     return unreachable
+
+
+def _joined_database(connection: Connection, name: str) -> UUID | None:
+    row = connection.execute(_QUERIES.text("joined_database"), {"cell": name}).one_or_none()
+    return None if row is None else row.database_id
+
+
+def _check_billed(engine: Engine, connection: Connection, cell: cells.Cell) -> None:
+    """Raise UsageError for a cell with usage that is in no statement of the front."""
+    rows = connection.execute(_QUERIES.text("billed_of_database"), {"cell": cell.cell})
+    billed = {(row.realm, row.period): row.cutoff for row in rows}
+    try:
+        with cells.open_cell(engine, cell) as cell_engine:
+            if membership.read_database_id(cell_engine) != _joined_database(connection, cell.cell):
+                raise UsageError("another database is there than the one that joined")
+            with lost_connections(), cell_engine.connect() as cell_connection:
+                periods = cell_connection.execute(_QUERIES.text("periods_in_cell")).all()
+    except AccountingError as error:
+        raise UsageError(
+            f"{error}: so nobody can tell what of its usage is not billed yet; to leave all the "
+            "same: --without-its-usage"
+        ) from error
+    for row in periods:
+        if row.cutoff is not None and billed.get((row.realm, row.period)) == row.cutoff:
+            continue
+        state = "has not closed it" if row.cutoff is None else "has closed it, the front has not"
+        period = f"period {row.period}" if row.has_period else f"the period of {row.period}"
+        raise UsageError(
+            f"cell '{cell.cell}' has usage of realm '{row.realm}' in {period} that is not billed "
+            f"here (the cell {state}): wait until `period list` has it closed; to leave all the "
+            "same: --without-its-usage"
+        )
 
 
 @contextmanager

@@ -33,17 +33,20 @@ def prepare_cell(
     front: "FrontIdentity",
     name: str,
     known: Mapping[UUID, str | None],
-    *,
-    is_new: bool,
+    joined: UUID | None,
 ) -> CellDatabase:
     """Make a database a cell of a front.
 
     A database without a schema gets it. Its key becomes that of the installation, while no name
     was made into a key by its own. ``known``: the databases of the other cells, with the names of
-    those that have not left. Raises UsageError for a database that can't be joined. What differs
-    in a cell that joined before (not ``is_new``) is a problem that `doctor` names.
+    those that have not left. ``joined``: the database that has this name, if one has joined. Raises
+    UsageError for a database that can't be joined. What differs in a cell that joined before is a
+    problem that `doctor` names.
     """
+    is_new = joined is None
     revision = migrations.current_revision(engine)
+    if joined is not None:
+        _check_database(engine, name, joined, has_schema=revision is not None)
     if revision is None:
         revision = migrations.upgrade(engine)
     elif revision > head_revision():
@@ -65,6 +68,15 @@ def prepare_cell(
             _check_rules(connection, front_connection)
         connection.execute(_QUERIES.text("join_front"), {"front": front.uri, "cell": name})
     return CellDatabase(revision, database_id)
+
+
+def _check_database(engine: Engine, name: str, joined: UUID, *, has_schema: bool) -> None:
+    if has_schema and read_database_id(engine) == joined:
+        return
+    raise UsageError(
+        "is another database than the one that joined under this name, whose usage would be in no "
+        f"statement: let that one leave first, `turn-accounting front leave {name}`"
+    )
 
 
 def _check_clock(connection: Connection, front_connection: Connection) -> None:
@@ -103,6 +115,13 @@ def _check_rules(connection: Connection, front_connection: Connection) -> None:
                 f"{error}: only a realm that is ruled as on the front can be billed as one; if the "
                 "front has no usage of it, remove it there before: `turn-accounting realm remove`"
             ) from error
+
+
+def read_database_id(engine: Engine) -> UUID:
+    """Which database of the installation a cell is."""
+    with lost_connections(), engine.connect() as connection:
+        database_id: UUID = connection.execute(_QUERIES.text("database_id")).scalar_one()
+    return database_id
 
 
 def forget_front(engine: Engine, front: "FrontIdentity") -> None:

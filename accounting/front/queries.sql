@@ -73,6 +73,37 @@ SELECT database_id, cell FROM accounting.cells WHERE cell <> :cell
 UNION ALL SELECT DISTINCT p.database_id, NULL FROM accounting.feed_positions p
 WHERE NOT EXISTS (SELECT FROM accounting.cells n WHERE n.database_id = p.database_id);
 
+-- name: joined_database
+-- The database that joined under a name that has not left.
+SELECT database_id FROM accounting.cells WHERE cell = :cell;
+
+-- name: periods_in_cell
+-- In a cell: its periods with usage, with the cutoffs of those that are closed. Usage after the last
+-- period, which comes up to a minute before its own period, is named by its first day.
+SELECT r.realm, p.period, true AS has_period, p.cutoff
+FROM accounting.periods p JOIN accounting.realms r USING (realm_id)
+WHERE EXISTS (
+    SELECT FROM accounting.realm_usage_hourly h
+    WHERE h.realm_id = p.realm_id AND h.starts_at >= p.starts_at AND h.starts_at < p.ends_at)
+UNION ALL
+SELECT r.realm, CAST(u.starts_at AT TIME ZONE 'UTC' AS date), false, NULL
+FROM accounting.realms r
+CROSS JOIN LATERAL (
+    SELECT min(h.starts_at) AS starts_at FROM accounting.realm_usage_hourly h
+    WHERE h.realm_id = r.realm_id AND h.starts_at >= coalesce(
+        (SELECT max(p.ends_at) FROM accounting.periods p WHERE p.realm_id = r.realm_id), '-infinity')
+) u
+WHERE u.starts_at IS NOT NULL
+ORDER BY 1, 2;
+
+-- name: billed_of_database
+-- The closings of a cell that are in the books of the front.
+SELECT r.realm, b.period, b.cutoff
+FROM accounting.billed_closings b
+JOIN accounting.realms r USING (realm_id)
+JOIN accounting.cells n USING (database_id)
+WHERE n.cell = :cell;
+
 -- name: join_front
 -- Records the front of this cell.
 INSERT INTO accounting.membership (front, cell) VALUES (:front, :cell)

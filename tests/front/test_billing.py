@@ -230,6 +230,6 @@ def test_a_manual_adjustment_is_posted_on_the_front(front: Front) -> None:
 def test_a_statement_stays_when_its_cell_leaves(front: Front) -> None:
     front.close_periods()
     before = front.rows("statements", order="user_key")
-    leave(front.engine, "south")
+    leave(front.engine, "south", without_its_usage=True)
     front.bill()
     assert front.rows("statements", order="user_key") == before

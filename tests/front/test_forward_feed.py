@@ -323,7 +323,7 @@ def test_a_cell_that_joins_again_goes_on_from_where_it_was(front: Front) -> None
     forward(front)
     before = feed(front.books)
     north = front.cells["north"]
-    leave(front.engine, "north")
+    leave(front.engine, "north", without_its_usage=True)
     call(front, "north", "carol", HOUR * 11, 5)
     pass_hours(front, 20)
     assert forward(front) == 0
@@ -338,7 +338,7 @@ def test_another_database_under_a_known_name_is_another_cell(
     front: Front, postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
     forward(front)
-    leave(front.engine, "north")
+    leave(front.engine, "north", without_its_usage=True)
     with cloned_database(postgres_server) as name:
         books = Books(postgres_server, name, tmp_path / "other")
         books.directory.mkdir()
@@ -353,7 +353,7 @@ def test_another_database_under_a_known_name_is_another_cell(
         assert feed(books) == feed(old)
         forward(front)
         assert feed_of(front, "north") == feed(old) + feed(books)
-        leave(front.engine, "north")
+        leave(front.engine, "north", without_its_usage=True)
         books.close()
 
 

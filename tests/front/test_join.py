@@ -2,18 +2,22 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import psycopg
 import pytest
 
+from accounting.billing.close_period import close_periods
 from accounting.errors import AccountingError, UsageError
 from accounting.front import join
 from accounting.front.status import cell_states
 from tests.support.books import cloned_database
 from tests.support.command import turn_accounting
-from tests.support.fronts import Front, open_front
+from tests.support.fronts import HOUR, Front, call, open_front
 from tests.support.password_logins import password_login
 from tests.support.servers import PostgresServer
+
+MONTH: Final = HOUR * 24 * 30
 
 
 @pytest.fixture
@@ -82,13 +86,64 @@ def test_a_cell_that_left_is_read_no_more_and_keeps_its_books(front: Front) -> N
         front.receive(cell, 1, b"turn/realm/r/user/u/allocation/000000000000000001/status", b"new")
     front.run_jobs()
     assert [row["source"] for row in front.rows("sources", "source")] == ["north", "south"]
-    assert join.leave(front.engine, "north") is None
+    assert join.leave(front.engine, "north", without_its_usage=True) is None
     assert [row["source"] for row in front.rows("sources", "source")] == ["south"]
     assert front.cells["north"].rows("sources")
     with pytest.raises(AccountingError, match="no cell 'north' is known"):
         join.leave(front.engine, "north")
-    join.leave(front.engine, "south")
+    join.leave(front.engine, "south", without_its_usage=True)
     assert front.rows("sources") == []
+
+
+def test_a_cell_with_usage_that_the_front_has_not_billed_can_t_leave(front: Front) -> None:
+    call(front, "north", "alice", HOUR, 1)
+    call(front, "south", "bob", HOUR, 2)
+    front.advance_clocks(HOUR * 10)
+    front.run_jobs()
+    message = r"cell 'north' has usage of realm 'example.org' in .*--without-its-usage"
+    with pytest.raises(UsageError, match=message):
+        join.leave(front.engine, "north")  # before the period is in the cell's books
+    front.close_periods()
+    message = r"realm 'example.org' in period 2026-11-01 .*the cell has not closed it"
+    with pytest.raises(UsageError, match=message):
+        join.leave(front.engine, "north")
+    front.advance_clocks(MONTH * 1.5)
+    front.run_jobs()
+    close_periods(front.cells["north"].engine)
+    with pytest.raises(UsageError, match="has closed it, the front has not"):
+        join.leave(front.engine, "north")
+    assert [cell["state"] for cell in cell_states(front.engine)] == ["ok", "ok"]
+    front.close_periods()
+    assert len(front.rows("statements")) == 2
+    assert join.leave(front.engine, "north") is None
+
+
+def test_a_cell_that_can_t_be_asked_leaves_only_without_its_usage(front: Front) -> None:
+    with psycopg.connect(front.books.url()) as connection:
+        connection.execute(
+            "UPDATE accounting.cells SET url = 'postgresql://127.0.0.1:1/no' WHERE cell = 'south'"
+        )
+    with pytest.raises(UsageError, match=r"cell 'south'.*nobody can tell.*--without-its-usage"):
+        join.leave(front.engine, "south")
+    assert join.leave(front.engine, "south", without_its_usage=True) is not None
+
+
+def test_another_database_can_t_take_the_name_of_a_cell_that_has_not_left(
+    front: Front, postgres_server: PostgresServer
+) -> None:
+    url = front.cells["south"].url()
+    with cloned_database(postgres_server) as name:
+        other = postgres_server.url(database=name)
+        with psycopg.connect(other) as connection:
+            connection.execute("UPDATE accounting.installation SET database_id = gen_random_uuid()")
+        with pytest.raises(UsageError, match=r"cell 'south': is another .* front leave south"):
+            join.join_cell(front.engine, "south", other, None)
+        with psycopg.connect(other) as connection:
+            assert connection.execute("SELECT FROM accounting.membership").fetchall() == []
+        assert [cell["url"] for cell in cell_states(front.engine)][1] == url
+        join.leave(front.engine, "south")
+        join.join_cell(front.engine, "south", other, None)
+        assert [cell["state"] for cell in cell_states(front.engine)] == ["ok", "ok"]
 
 
 def test_a_cell_that_joins_again_is_read_again(front: Front) -> None:

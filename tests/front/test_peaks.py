@@ -156,7 +156,7 @@ def test_a_cell_that_leaves_takes_its_sessions_out_of_peaks(front: Front) -> Non
     front.run_jobs()
     assert_peaks_are_those_of_the_whole(front)
     url = front.cells[WEST].url()
-    join.leave(front.engine, WEST)
+    join.leave(front.engine, WEST, without_its_usage=True)
     assert peak(front.books) == 1
     count_peaks(front.books.engine)
     assert peak(front.books) == 2
