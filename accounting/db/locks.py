@@ -20,6 +20,8 @@ _QUERIES: Final = Queries("accounting.db")
 
 MAX_WAIT_SECONDS: Final = 30.0
 """How long :func:`lock` waits for the other holder."""
+MAX_READER_SECONDS: Final = 3.0
+"""How long :func:`waiting_for_readers` waits for each view."""
 MAX_IDLE_SECONDS: Final = 600.0
 """A holder that sends no statement for so long is stopped or hung: the server ends its session."""
 
@@ -98,6 +100,27 @@ def waiting_for_loaders(connection: Connection) -> Iterator[None]:
         with connection.engine.begin() as other:
             row = other.execute(_QUERIES.text("source_holder"), {"waiting": waiting}).first()
         held = _held("a source", None if row is None else LockHolder(*row))
+        raise held from error
+    connection.execute(select(func.set_config("lock_timeout", "0", True)))
+
+
+@contextmanager
+def waiting_for_readers(connection: Connection) -> Iterator[None]:
+    """Limit how long the block waits for readers of the views over cells, which it defines anew.
+
+    All other readers queue behind it meanwhile. Raises LockHeld after MAX_READER_SECONDS; the
+    transaction can only be rolled back then.
+    """
+    waiting = connection.execute(select(func.pg_backend_pid())).scalar_one()
+    set_lock_timeout(connection, MAX_READER_SECONDS)
+    try:
+        yield
+    except (DBAPIError, psycopg.errors.LockNotAvailable) as error:
+        if not isinstance(getattr(error, "orig", error), psycopg.errors.LockNotAvailable):
+            raise
+        with connection.engine.begin() as other:
+            row = other.execute(_QUERIES.text("views_holder"), {"waiting": waiting}).first()
+        held = _held("a view over the cells", None if row is None else LockHolder(*row))
         raise held from error
     connection.execute(select(func.set_config("lock_timeout", "0", True)))
 

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, Engine
 
 from accounting.db import migrations
 from accounting.db.engine import lost_connections
-from accounting.db.locks import lock
+from accounting.db.locks import lock, waiting_for_readers
 from accounting.db.queries import Queries
 from accounting.db.revisions import head_revision
 from accounting.front import foreign_server
@@ -44,5 +44,6 @@ def import_changed_views(engine: Engine, cell: Cell) -> int:
         return 0
     with lost_connections(), engine.begin() as connection:
         lock(connection, "cells")
-        foreign_server.import_views(connection, cell.cell, revision)
+        with waiting_for_readers(connection):
+            foreign_server.import_views(connection, cell.cell, revision)
     return 1

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from accounting.db.engine import lost_connections
-from accounting.db.locks import lock
+from accounting.db.locks import lock, waiting_for_readers
 from accounting.db.queries import Queries
 from accounting.db.revisions import head_revision
 from accounting.errors import AccountingError, NotAllowed, UsageError
@@ -52,7 +52,8 @@ def join_cell(engine: Engine, name: str, url: str, password: str | None) -> None
     """Let a cell join, or join again with another URL or password.
 
     Raises UsageError for a database that can't be a cell of this front, and leaves both as they
-    were. ``engine``: with the rights of the owner of the schema.
+    were; LockHeld while someone's open transaction has read the front's views. ``engine``: with the
+    rights of the owner of the schema.
     """
     checked_cell_url(url)
     with _refusals(), lost_connections(), engine.begin() as connection:
@@ -86,7 +87,9 @@ def join_cell(engine: Engine, name: str, url: str, password: str | None) -> None
         )
         connection.execute(_QUERIES.text("compare_all_peaks"))
         try:
-            foreign_server.import_views(connection, name, database.revision)
+            with waiting_for_readers(connection):
+                foreign_server.import_views(connection, name, database.revision)
+                foreign_server.drop_former(connection, name)
         except DBAPIError as error:
             if isinstance(error.orig, ProhibitedSqlStatementAttempted):
                 raise UsageError(
@@ -94,7 +97,6 @@ def join_cell(engine: Engine, name: str, url: str, password: str | None) -> None
                     "without one"
                 ) from error
             raise
-        foreign_server.drop_former(connection, name)
     with lost_connections(), engine.connect() as connection:
         cell = cells.find_cell(connection, name)
     share_with_cell(engine, cell)
@@ -104,7 +106,8 @@ def leave(engine: Engine, name: str, *, without_its_usage: bool = False) -> str 
     """Let a cell leave; returns why the cell itself does not know it, if it doesn't.
 
     Raises UsageError while it has usage of a period that the front has not billed, or while nobody
-    can tell; not with ``without_its_usage``.
+    can tell; not with ``without_its_usage``. Raises LockHeld while someone's open
+    transaction has read the front's views: repeat it then.
     """
     with _refusals(), lost_connections(), engine.begin() as connection:
         cells.require_front(connection)
@@ -122,8 +125,9 @@ def leave(engine: Engine, name: str, *, without_its_usage: bool = False) -> str 
         connection.execute(_QUERIES.text("become_owner"))
         connection.execute(_QUERIES.text("forget_cell"), {"cell": name})
         connection.execute(_QUERIES.text("forget_peaks_of_cell"), {"cell": name})
-        foreign_server.define_views(connection)
-        foreign_server.drop_server(connection, name)
+        with waiting_for_readers(connection):
+            foreign_server.define_views(connection)
+            foreign_server.drop_server(connection, name)
     return unreachable
 
 

@@ -8,10 +8,12 @@ import psycopg
 import pytest
 
 from accounting.billing.close_period import close_periods
-from accounting.errors import AccountingError, UsageError
+from accounting.db import locks
+from accounting.errors import AccountingError, LockHeld, UsageError
 from accounting.front import join
+from accounting.front.share import share
 from accounting.front.status import cell_states
-from tests.support.books import cloned_database
+from tests.support.books import READER, cloned_database
 from tests.support.command import turn_accounting
 from tests.support.fronts import HOUR, Front, call, open_front
 from tests.support.password_logins import password_login
@@ -41,6 +43,35 @@ def test_an_empty_database_gets_the_schema_when_it_joins(front: Front) -> None:
     assert join.leave(front.engine, "west") is None
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute("DROP DATABASE not_upgraded WITH (FORCE)")
+
+
+@pytest.mark.parametrize("work", ["join", "leave", "share"])
+def test_an_open_reader_is_waited_for_a_moment_and_then_named(
+    front: Front, monkeypatch: pytest.MonkeyPatch, work: str
+) -> None:
+    """Others who read would queue behind what waits for it."""
+    monkeypatch.setattr(locks, "MAX_READER_SECONDS", 0.3)
+
+    def run() -> None:
+        if work == "join":
+            join.join_cell(front.engine, "south", front.cells["south"].url(), None)
+        elif work == "leave":
+            join.leave(front.engine, "south")
+        else:
+            share(front.books.engine)
+
+    front.books.query("UPDATE accounting.cells SET front_revision = '0000' RETURNING 1")
+    query = "SELECT FROM reporting.sources"
+    with psycopg.connect(front.books.url(READER), application_name="analyst") as reader:
+        reader.execute(query)
+        with pytest.raises(
+            LockHeld, match=r"a view over the cells is held .*application 'analyst'"
+        ):
+            run()
+        with psycopg.connect(front.books.url(READER)) as other:
+            other.execute("SET lock_timeout = '1s'")
+            other.execute(query)
+    run()
 
 
 def test_a_cell_with_users_of_another_key_can_t_join(
