@@ -30,6 +30,7 @@ def create_server(connection: Connection, cell: str, url: str, password: str | N
     cursor.execute(
         sql.SQL("ALTER SERVER {} OWNER TO turn_accounting_owner").format(server),
     )
+    connection.execute(_QUERIES.text("log_no_passwords"))
     cursor.execute(
         sql.SQL("CREATE USER MAPPING FOR turn_accounting_owner SERVER {} OPTIONS ({})").format(
             server, _options(login_options(url, password))

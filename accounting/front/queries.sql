@@ -175,6 +175,14 @@ ON CONFLICT (cell_id) DO UPDATE SET url = excluded.url,
 WITH forgotten AS (DELETE FROM accounting.sources_of_cells WHERE cell = :cell)
 DELETE FROM accounting.cells WHERE cell = :cell;
 
+-- name: log_no_passwords
+-- Keeps the statements of this transaction out of the server's log, where the login may.
+SELECT set_config(s.name, s.value, true)
+FROM (VALUES ('log_statement', 'none'), ('log_min_duration_statement', '-1'),
+    ('log_min_duration_sample', '-1'), ('log_transaction_sample_rate', '0'),
+    ('log_min_error_statement', 'panic')) AS s (name, value)
+WHERE has_parameter_privilege(s.name, 'SET');
+
 -- name: has_server
 -- Whether there is a foreign server of this name.
 SELECT EXISTS (SELECT FROM pg_foreign_server WHERE srvname = :server);

@@ -9,8 +9,9 @@ import pytest
 
 from accounting.billing.close_period import close_periods
 from accounting.db import locks
+from accounting.db.engine import psycopg_connection
 from accounting.errors import AccountingError, LockHeld, UsageError
-from accounting.front import join
+from accounting.front import foreign_server, join
 from accounting.front.share import share
 from accounting.front.status import cell_states
 from tests.support.books import READER, cloned_database
@@ -216,6 +217,21 @@ def test_the_commands_with_a_password(postgres_server: PostgresServer, tmp_path:
         [row] = turn_accounting("front", "list", "--json", **settings).rows
         assert row["state"] == "ok"
         assert turn_accounting("front", "leave", "a", **settings).code == 0
+
+
+def test_the_password_of_a_cell_is_not_in_the_log_of_the_front(front: Front) -> None:
+    logged: list[str] = []
+    with front.engine.connect() as connection:
+        connection.begin()
+        session = psycopg_connection(connection)
+        session.add_notice_handler(lambda notice: logged.append(notice.message_primary or ""))
+        session.execute("SET LOCAL log_statement = 'ddl'")
+        session.execute("SET LOCAL client_min_messages = 'log'")
+        url = front.cells["south"].url()
+        foreign_server.create_server(connection, "west", url, "s3cret-of-west")
+        connection.rollback()
+    assert "CREATE SERVER" in "".join(logged)
+    assert "s3cret-of-west" not in "".join(logged)
 
 
 def test_a_cell_that_asks_for_no_password_is_said(front: Front) -> None:
