@@ -135,9 +135,9 @@ def test_a_stalled_stream_is_replaced_when_the_offset_advances_and_nothing_is_lo
         collector.await_attached(valkey_master)
         proxy.hold_streams()
         publish(valkey_master, b"1")
-        wait_until(lambda: any("stands still" in entry.get("error", "") for entry in logs))
+        wait_until(lambda: any("stands still" in entry.get("error", "") for entry in logs), 60)
         proxy.release_streams()
-        wait_until(lambda: len(stored_messages(collector.spool)) == 1)
+        wait_until(lambda: len(stored_messages(collector.spool)) == 1, 60)
         assert collector.spool.gaps() == []
 
 
