@@ -253,7 +253,7 @@ def _check_directory(output: Path) -> None:
         if output.is_dir() or not (output.exists() or is_named_as_file):
             return
     except OSError:
-        return  # whoever writes there says what is wrong
+        return  # the one that writes there says what is wrong
     redirection = f", or leave --output out and redirect: > {output}"
     raise UsageError(
         f"--output {str(output)!r}: expected a directory, for the file and its manifest"

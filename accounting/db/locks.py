@@ -106,7 +106,7 @@ def waiting_for_loaders(connection: Connection) -> Iterator[None]:
 
 @contextmanager
 def waiting_for_readers(connection: Connection) -> Iterator[None]:
-    """Limit how long the block waits for readers of the views over cells, which it defines anew.
+    """Limit how long the block waits for readers of the views over cells, which it redefines.
 
     All other readers queue behind it meanwhile. Raises LockHeld after MAX_READER_SECONDS; the
     transaction can only be rolled back then.

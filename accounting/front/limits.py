@@ -1,7 +1,7 @@
 """The limits of a front: what users and realms use in all cells together.
 
 They are set on the front, and evaluated by its job ``limits``; states and events are those of
-:mod:`accounting.usage.limits`, with usage that is read from the cells. Whoever reaches an amount
+:mod:`accounting.usage.limits`, with usage that is read from the cells. A user who reaches an amount
 over N cells has at least an Nth of it in one of them: so each cell is asked for those users, and
 only their sums are read. Of all buckets that contain an hour which a cell changed since the last
 time, however old it is.
@@ -9,7 +9,7 @@ time, however old it is.
 A cell that does not answer ends an evaluation before it changes anything.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -132,7 +132,7 @@ def stage_realm(
 def find_user(connection: Connection, realm_id: int, user_id: str) -> UUID | None:
     """The key of a user whom a cell knows; stores the name."""
     key = compute_user_key(connection, realm_id, user_id)
-    connection.execute(_QUERIES.text("add_user_of_cells"), {"user_key": key})
+    _add_names(connection, [key])
     return find_user_key(connection, realm_id, user_id)
 
 
@@ -205,4 +205,10 @@ def _stage(
         name = "sum_realm" if bucket["is_of_realm"] else "sum_users"
         connection.execute(_QUERIES.text(name), {**bucket, "realm_key": REALM_KEY})
     connection.execute(_QUERIES.text("count_staged_sums"))
-    connection.execute(_QUERIES.text("add_users_of_limits"))
+    reaching = connection.execute(_QUERIES.text("users_of_limits")).scalars().all()
+    if reaching:
+        _add_names(connection, reaching)
+
+
+def _add_names(connection: Connection, user_keys: Sequence[UUID]) -> None:
+    connection.execute(_QUERIES.text("add_users_of_cells"), {"user_keys": list(user_keys)})

@@ -556,7 +556,7 @@ ORDER BY realm, period, user_key, number;
 -- name: check_adjustments
 -- The adjustments that one of both has and the other has not, or with other figures. Those that a
 -- person posted on the front are its own, and those of a cell that has left can't be compared; nor can
--- those of a user's period of which a restored cell booked something anew.
+-- those of a user's period of which a restored cell booked something again.
 WITH of_cells AS (
     SELECT accounting.event_id('adjustment of a cell', n.database_id || ' ' || c.adjustment_id) AS id,
         c.realm, c.period, c.user_key, c.cell,
@@ -1131,34 +1131,16 @@ checks AS (DELETE FROM staged_limit_checks),
 usage AS (DELETE FROM staged_limit_usage)
 DELETE FROM staged_cell_usage;
 
--- name: add_users_of_limits
--- Stores the names of the users whose staged usage reaches something; of erased users as in
--- add_users_of_lines.
-INSERT INTO accounting.users (user_key, realm_id, user_id, radacct_suffix)
-SELECT n.user_key, n.realm_id, n.user_id,
-    accounting.radacct_suffix(n.user_id, n.realm, n.named_in_radacct)
-FROM (
-    SELECT n.user_key, r.realm_id, r.realm, r.named_in_radacct,
-        coalesce(max(n.user_id) FILTER (WHERE NOT EXISTS (
-            SELECT FROM accounting.erasures e
-            WHERE e.user_key = n.user_key AND NOT EXISTS (
-                SELECT FROM cells.erasures c
-                WHERE c.cell = n.cell AND c.user_key = e.user_key AND c.of_front >= e.erased_at)
-        )), '') AS user_id
-    FROM cells.user_names n JOIN accounting.realms r USING (realm)
-    WHERE n.user_key = ANY (ARRAY(
-        SELECT DISTINCT g.user_key
-        FROM staged_limit_usage g
-        JOIN accounting.limits l USING (limit_id)
-        WHERE l.whom <> 'realm' AND g.usage * 100 >= CAST(l.amount AS numeric) * l.thresholds[1]
-            AND NOT EXISTS (SELECT FROM accounting.users u WHERE u.user_key = g.user_key)
-    ))
-    GROUP BY n.user_key, r.realm_id, r.realm, r.named_in_radacct
-) n
-ON CONFLICT DO NOTHING;
+-- name: users_of_limits
+-- The users without a name here whose staged usage reaches something.
+SELECT DISTINCT g.user_key
+FROM staged_limit_usage g
+JOIN accounting.limits l USING (limit_id)
+WHERE l.whom <> 'realm' AND g.usage * 100 >= CAST(l.amount AS numeric) * l.thresholds[1]
+    AND NOT EXISTS (SELECT FROM accounting.users u WHERE u.user_key = g.user_key);
 
--- name: add_user_of_cells
--- Stores the name of a user whom a cell knows; of an erased user as in add_users_of_lines.
+-- name: add_users_of_cells
+-- Stores the names of users as the cells know them; of erased users as in add_users_of_lines.
 INSERT INTO accounting.users (user_key, realm_id, user_id, radacct_suffix)
 SELECT n.user_key, n.realm_id, n.user_id,
     accounting.radacct_suffix(n.user_id, n.realm, n.named_in_radacct)
@@ -1171,7 +1153,7 @@ FROM (
                 WHERE c.cell = n.cell AND c.user_key = e.user_key AND c.of_front >= e.erased_at)
         )), '') AS user_id
     FROM cells.user_names n JOIN accounting.realms r USING (realm)
-    WHERE n.user_key = CAST(:user_key AS uuid)
+    WHERE n.user_key = ANY (CAST(:user_keys AS uuid[]))
     GROUP BY n.user_key, r.realm_id, r.realm, r.named_in_radacct
 ) n
 ON CONFLICT DO NOTHING;

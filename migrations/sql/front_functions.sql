@@ -593,7 +593,7 @@ LEFT JOIN (
 ) u ON u.realm = r.realm AND u.user_key = t.user_key;
 
 -- Of a limit of every user: the first of each cell have a sum over all cells that bounds what the first
--- of all have. Whoever has more has at least an nth of it in one of n cells.
+-- of all have. A user who has more has at least an nth of it in one of n cells.
 CREATE OR REPLACE FUNCTION reporting.nearest_to_limit(of_limit integer, most integer)
 RETURNS SETOF reporting.limit_usage
 LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100 SET search_path = pg_catalog, pg_temp AS $$
