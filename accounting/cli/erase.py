@@ -38,7 +38,7 @@ def erase_name(
     --client-addresses: reduce the addresses that the realm has stored of
     all its clients to what its rule, or the setting, keeps from now on.
     """
-    from accounting.front.erasure import erase
+    from accounting.front.shared.erasure import erase
     from accounting.identities.erase import NOT_REACHED
 
     if client_addresses:
@@ -62,7 +62,7 @@ def erase_name(
 
 
 def _reduce_addresses(realm: str, *, dry_run: bool) -> None:
-    from accounting.front.erasure import reduce_addresses
+    from accounting.front.shared.erasure import reduce_addresses
 
     settings = command_settings()
     setting = ClientAddresses(settings.client_addresses)

@@ -127,7 +127,7 @@ def set_limit(
 
 
 def _usage(engine: "Engine") -> "UsageOfLimits":
-    from accounting.front.limits import USAGE_OF_CELLS
+    from accounting.front.limits.evaluate_limits import USAGE_OF_CELLS
     from accounting.ops.service import is_front_database
     from accounting.usage.limits.limit_rules import OWN_USAGE
 

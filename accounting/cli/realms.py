@@ -161,7 +161,7 @@ def set_realm(
     billing period, that run then: `usage` lists the parts of such a month
     apart. What is stored of clients' addresses changes at once.
     """
-    from accounting.front.rules import set_rules
+    from accounting.front.shared.rules import set_rules
     from accounting.ops import service
 
     if separator is not None and not (separator and separator.isprintable()):
@@ -258,7 +258,7 @@ def remove(name: RealmName) -> None:
     Only one of which nothing was ever reported: what has sessions, usage or
     periods stays, and a realm that tokens read or that has limits.
     """
-    from accounting.front.rules import remove_realm
+    from accounting.front.shared.rules import remove_realm
 
     with writer_engine(command_settings()) as engine:
         remove_realm(engine, name)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, Engine
 
@@ -39,6 +39,13 @@ class Cell:
     joined_at: datetime
 
 
+class Membership(NamedTuple):
+    """What a cell knows of its front. ``front``: the name of the installation."""
+
+    front: str
+    cell: str
+
+
 def is_front(connection: Connection) -> bool:
     """Whether this database is a front."""
     return bool(connection.execute(_QUERIES.text("is_front")).scalar_one())
@@ -48,6 +55,12 @@ def require_front(connection: Connection) -> None:
     """Raise UsageError unless this database is a front."""
     if not is_front(connection):
         raise UsageError("this database is no front: `turn-accounting front init` makes it one")
+
+
+def read_membership(connection: Connection) -> Membership | None:
+    """The front of which this database is a cell, if it is one."""
+    row = connection.execute(_QUERIES.text("read_membership")).one_or_none()
+    return None if row is None else Membership(*row)
 
 
 def refuse_front(engine: Engine, source: str | None = None) -> None:

@@ -21,7 +21,7 @@ from accounting.db.revisions import head_revision
 from accounting.errors import AccountingError, NotAllowed, UsageError
 from accounting.front import cell_views, cells, foreign_server, membership
 from accounting.front.cell_url import checked_cell_url
-from accounting.front.share import share_with_cell
+from accounting.front.shared.share import share_with_cell
 
 _QUERIES: Final = Queries("accounting.front")
 
@@ -38,7 +38,7 @@ def make_front(engine: Engine) -> None:
             raise UsageError(
                 "this database has books of its own: a front has none, so make another"
             )
-        if connection.execute(_QUERIES.text("read_membership")).one_or_none() is not None:
+        if cells.read_membership(connection) is not None:
             raise UsageError("this database is a cell of a front")
         connection.execute(_QUERIES.text("create_extension"))
         connection.execute(_QUERIES.text("let_owner_use_extension"))

@@ -15,7 +15,8 @@ from accounting.db.engine import lost_connections
 from accounting.db.queries import Queries
 from accounting.db.revisions import head_revision
 from accounting.errors import NotAllowed, UsageError
-from accounting.front import cell_facts, share
+from accounting.front.cells import read_membership
+from accounting.front.shared import cell_facts, share
 
 _QUERIES: Final = Queries("accounting.front")
 
@@ -150,13 +151,13 @@ def _check_collation(connection: Connection, front: FrontIdentity) -> None:
 
 
 def _check_membership(connection: Connection, front: FrontIdentity, name: str) -> None:
-    row = connection.execute(_QUERIES.text("read_membership")).one_or_none()
-    if row is None:
+    membership = read_membership(connection)
+    if membership is None:
         return
-    if row.front != front.uri:
-        raise UsageError(f"is the cell '{row.cell}' of another front")
-    if row.cell != name:
-        raise UsageError(f"is the cell '{row.cell}' of this front already")
+    if membership.front != front.uri:
+        raise UsageError(f"is the cell '{membership.cell}' of another front")
+    if membership.cell != name:
+        raise UsageError(f"is the cell '{membership.cell}' of this front already")
 
 
 def _share_identity_key(connection: Connection, front: FrontIdentity) -> None:

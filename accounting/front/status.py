@@ -12,7 +12,7 @@ from accounting.db.engine import lost_connections, private_connection
 from accounting.domain.text_escaping import escape
 from accounting.errors import AccountingError
 from accounting.front import cells
-from accounting.front.cell_facts import (
+from accounting.front.shared.cell_facts import (
     CellFacts,
     RealmFacts,
     ahead_text,
@@ -21,7 +21,7 @@ from accounting.front.cell_facts import (
     read_facts,
     read_realms,
 )
-from accounting.front.share import lacking_erasures, read_erasures, sources_of_other_cells
+from accounting.front.shared.share import lacking_erasures, read_erasures, sources_of_other_cells
 from accounting.plurals import counted
 from accounting.reporting.cells import CellState, ask_cells, describe_revision
 

@@ -17,19 +17,13 @@ from accounting.db.engine import lost_connections
 from accounting.db.queries import Queries
 from accounting.domain.calendar import from_micros
 from accounting.errors import unknown_name, unknown_period
+from accounting.front.billing.check_billing import check_billing
 from accounting.front.cells import is_front, open_cell, read_cells
-from accounting.front.limit_check import check_front_limits
-from accounting.front.peaks import recount_peaks
+from accounting.front.limits.check_limits import check_front_limits
+from accounting.front.peaks.recount_peaks import recount_peaks
 from accounting.progress import Progress, no_progress
 
 _QUERIES: Final = Queries("accounting.front")
-_CHECKS: Final = {
-    "check_statements": "statements",
-    "check_adjustments": "adjustments",
-    "check_billed": "billed usage",
-}
-"""Each yields rows that differ, under the name of what was compared. The last one finds what the
-others can't compare, and in other words what they find."""
 
 
 def verify_installation(
@@ -63,7 +57,7 @@ def verify_installation(
         summary.differences += of_cell.differences
         summary.partly_dropped += of_cell.partly_dropped
     for difference in chain(
-        _front_differences(engine, realm, period),
+        check_billing(engine, realm, period),
         _peak_differences(engine, realm) if period is None else (),
         check_front_limits(engine, realm) if period is None else (),
     ):
@@ -103,28 +97,3 @@ def _lacks(engine: Engine, realm: str | None, period: date | None) -> bool:
     with lost_connections(), engine.connect() as connection:
         rows = connection.execute(_QUERIES.text("periods_of_cell"), {"realm": realm}).all()
     return not rows or (period is not None and period not in {row.period for row in rows})
-
-
-def _front_differences(
-    engine: Engine, realm: str | None, period: date | None
-) -> Iterator[Difference]:
-    """What the front stored and what its cells have now."""
-    found = set()
-    with lost_connections(), engine.connect() as connection:
-        for name, what in _CHECKS.items():
-            rows = connection.execute(_QUERIES.text(name), {"realm": realm, "period": period})
-            for row in rows.mappings():
-                users_period = row["realm"], row["period"], row["user_key"]
-                if what == "billed usage" and users_period in found:
-                    continue
-                found.add(users_period)
-                yield Difference(
-                    realm=row["realm"],
-                    period=row["period"],
-                    what=what,
-                    kind=row["kind"],
-                    user_key=row["user_key"],
-                    column=row["column"] or "",
-                    booked=row["booked"] or "",
-                    recomputed=row["recomputed"] or "",
-                )

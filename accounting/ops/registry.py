@@ -12,11 +12,11 @@ from accounting.audit.retention import preview, retain
 from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_periods
 from accounting.feed.number_feed import number_feed
-from accounting.front.billing import copy_billing
-from accounting.front.forward_feed import forward_feed
-from accounting.front.limits import evaluate_limits
-from accounting.front.peaks import count_peaks
-from accounting.front.share import share
+from accounting.front.billing.copy_billing import copy_billing
+from accounting.front.feed.forward_feed import forward_feed
+from accounting.front.limits.evaluate_limits import evaluate_limits
+from accounting.front.peaks.count_peaks import count_peaks
+from accounting.front.shared.share import share
 from accounting.ingest.partitions import make_partitions
 from accounting.sessions.describe_gaps import describe_gaps
 from accounting.sessions.settle import settle

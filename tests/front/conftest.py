@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from accounting.billing.close_period import refresh_periods
-from accounting.front.billing import copy_billing
-from accounting.front.peaks import count_peaks
+from accounting.front.billing.copy_billing import copy_billing
+from accounting.front.peaks.count_peaks import count_peaks
 from tests.support.books import channel, traffic_payload
 from tests.support.fronts import HOUR, Front, call, open_front
 from tests.support.servers import PostgresServer

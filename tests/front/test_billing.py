@@ -11,7 +11,7 @@ from accounting.billing.adjust import adjust, post_manual_adjustment
 from accounting.billing.close_period import close_period, close_periods, refresh_periods
 from accounting.feed.number_feed import number_feed
 from accounting.front.join import leave
-from accounting.front.share import share
+from accounting.front.shared.share import share
 from accounting.front.verify import verify_installation
 from tests.support.books import Books, channel, status_payload, traffic_payload
 from tests.support.fronts import HOUR, Front, call, open_front

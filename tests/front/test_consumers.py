@@ -10,7 +10,7 @@ import pytest
 from accounting.billing.adjust import adjust, post_manual_adjustment
 from accounting.billing.close_period import close_period
 from accounting.feed.number_feed import number_feed
-from accounting.front.billing import copy_billing
+from accounting.front.billing.copy_billing import copy_billing
 from accounting.webhooks.delivery import deliver
 from accounting.webhooks.endpoints import add_endpoint, list_endpoints
 from accounting.webhooks.formats.options import FormatName, FormatOptions

@@ -12,9 +12,9 @@ from accounting.billing.close_period import close_periods
 from accounting.domain.client_addresses import ClientAddresses
 from accounting.domain.realm_rules import RealmRule
 from accounting.errors import AccountingError, UsageError
-from accounting.front.erasure import erase, reduce_addresses
-from accounting.front.rules import set_rules
-from accounting.front.share import share
+from accounting.front.shared.erasure import erase, reduce_addresses
+from accounting.front.shared.rules import set_rules
+from accounting.front.shared.share import share
 from accounting.front.status import cell_problems
 from tests.support.books import WRITER, Books
 from tests.support.cells_away import away, lost_at_commit

@@ -24,7 +24,7 @@ from accounting.db.queries import Queries
 from accounting.errors import LockHeld, UsageError
 from accounting.feed.client import Feed
 from accounting.feed.number_feed import number_feed
-from accounting.front.forward_feed import forward_feed
+from accounting.front.feed.forward_feed import forward_feed
 from accounting.front.join import join_cell, leave
 from accounting.ops.doctor.findings import Level
 from accounting.ops.doctor.flow import check_flow
@@ -415,7 +415,7 @@ def test_positions_get_fewer_with_their_age(front: Front) -> None:
     """
     front.books.query(write, [20_000])
     with front.books.engine.begin() as connection:
-        thin = Queries("accounting.front").text("thin_positions")
+        thin = Queries("accounting.front.feed").text("thin_positions")
         connection.execute(thin, {"cell": "north", "number": 20_000})
     kept = [row["number"] for row in positions(front, "north")]
     assert kept[-64:] == list(range(19_937, 20_001))

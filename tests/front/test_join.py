@@ -12,7 +12,7 @@ from accounting.db import locks
 from accounting.db.engine import psycopg_connection
 from accounting.errors import AccountingError, LockHeld, UsageError
 from accounting.front import foreign_server, join
-from accounting.front.share import share
+from accounting.front.shared.share import share
 from accounting.front.status import cell_states
 from tests.support.books import READER, cloned_database
 from tests.support.command import turn_accounting

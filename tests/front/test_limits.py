@@ -9,9 +9,9 @@ import pytest
 
 from accounting.db.queries import Queries
 from accounting.errors import AccountingError
-from accounting.front.billing import copy_billing
-from accounting.front.limit_check import check_front_limits
-from accounting.front.limits import USAGE_OF_CELLS, evaluate_limits
+from accounting.front.billing.copy_billing import copy_billing
+from accounting.front.limits.check_limits import check_front_limits
+from accounting.front.limits.evaluate_limits import USAGE_OF_CELLS, evaluate_limits
 from accounting.front.verify import verify_installation
 from accounting.usage.limits.limit_rules import remove_limit, set_limit
 from tests.support.books import channel, status_payload, traffic_payload
@@ -220,7 +220,7 @@ def test_cells_are_asked_only_for_users_with_a_share_of_the_limit(front: Front) 
 
 
 def test_sums_are_read_of_the_candidates_alone(front: Front) -> None:
-    query = Queries("accounting.front").driver("sum_users").decode()
+    query = Queries("accounting.front.limits").driver("sum_users").decode()
     with psycopg.connect(front.books.url()) as connection:
         connection.execute(
             "CREATE TEMP TABLE staged_limit_checks (realm_id integer, user_key uuid,"

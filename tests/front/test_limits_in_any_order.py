@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from accounting.domain.identity import user_key
-from accounting.front.limit_check import check_front_limits
-from accounting.front.limits import USAGE_OF_CELLS, evaluate_limits
+from accounting.front.limits.check_limits import check_front_limits
+from accounting.front.limits.evaluate_limits import USAGE_OF_CELLS, evaluate_limits
 from accounting.usage.limits.limit_rules import remove_limit, set_limit
 from accounting.usage.rollup import rollup
 from tests.support.books import Books

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from accounting.ops.monitoring import status_queries
-from accounting.ops.monitoring.health import cell_faults, cell_problems, evaluate
+from accounting.ops.monitoring.health import cell_faults, cell_status_problems, evaluate
 from accounting.reporting.cells import CellState
 from tests.support.books import WRITER
 from tests.support.cell_link import CellLink, cell_link
@@ -154,10 +154,10 @@ def test_what_is_wrong_in_a_cell_is_said_in_short() -> None:
             CellState(cell="away", away="refused", sources=1),
         ),
     )
-    assert list(cell_problems(status)) == ["cell 'away' does not answer: refused"]
+    assert list(cell_status_problems(status)) == ["cell 'away' does not answer: refused"]
     [warning] = cell_faults(status)
     assert warning == (
         "cell 'late': its clock is 90.00 s behind the front's, captured until 10 min ago, settled "
         "never, 1 open gap, 2 failing jobs: run `turn-accounting doctor` there"
     )
-    assert list(cell_problems(replace(status, cell_states=()))) == []
+    assert list(cell_status_problems(replace(status, cell_states=()))) == []

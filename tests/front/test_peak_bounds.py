@@ -1,6 +1,6 @@
 """Bounds of a peak over cells, from slices as (by how many it grows, the most above its start)."""
 
-from accounting.front.peak_bounds import Candidate, peak_bounds
+from accounting.front.peaks.peak_bounds import Candidate, peak_bounds
 
 CARRIED = -1
 

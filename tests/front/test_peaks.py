@@ -14,7 +14,8 @@ from accounting.audit.rebuild import rebuild
 from accounting.domain.realm_rules import RealmRule
 from accounting.errors import ConnectionLost
 from accounting.front import join
-from accounting.front.peaks import PeakDifference, count_peaks, recount_peaks
+from accounting.front.peaks.count_peaks import count_peaks
+from accounting.front.peaks.recount_peaks import PeakDifference, recount_peaks
 from accounting.identities.realm_rules import set_rule
 from tests.support.books import Books, channel, status_payload
 from tests.support.fronts import CELLS, HOUR, Front, open_front

@@ -10,8 +10,8 @@ from accounting.domain.realm_rules import RealmRule
 from accounting.errors import AccountingError, UsageError
 from accounting.front.cell_views import upgrade
 from accounting.front.join import join_cell
-from accounting.front.rules import set_rules
-from accounting.front.share import share
+from accounting.front.shared.rules import set_rules
+from accounting.front.shared.share import share
 from accounting.front.status import cell_problems
 from tests.support.books import Books
 from tests.support.fronts import HOUR, Front, call, open_front

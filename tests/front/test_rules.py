@@ -12,8 +12,8 @@ from accounting.domain.identity import RadacctUsername, UsernameRule
 from accounting.domain.realm_rules import RealmRule
 from accounting.errors import AccountingError, UsageError
 from accounting.front.join import join_cell
-from accounting.front.rules import remove_realm, set_rules
-from accounting.front.share import share
+from accounting.front.shared.rules import remove_realm, set_rules
+from accounting.front.shared.share import share
 from accounting.front.status import cell_problems
 from accounting.identities.realm_rules import list_rules, set_rule
 from tests.support.books import WRITER, Books

@@ -7,7 +7,7 @@ import pytest
 
 from accounting.errors import ConfigurationError, UsageError
 from accounting.front.join import join_cell
-from accounting.front.share import share
+from accounting.front.shared.share import share
 from accounting.front.status import cell_problems
 from accounting.ingest.source_lease import acquire_lease
 from accounting.sources.rename import rename_source

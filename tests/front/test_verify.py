@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from accounting.errors import UsageError
-from accounting.front.peaks import count_peaks
+from accounting.front.peaks.count_peaks import count_peaks
 from accounting.front.verify import verify_installation
 from tests.support.books import Books
 from tests.support.fronts import HOUR, Front, call, open_front

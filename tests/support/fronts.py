@@ -21,9 +21,9 @@ from accounting.billing.close_period import close_periods
 from accounting.db.engine import Engine, open_engine
 from accounting.feed.number_feed import number_feed
 from accounting.front import join
-from accounting.front.billing import copy_billing
-from accounting.front.forward_feed import forward_feed
-from accounting.front.share import share
+from accounting.front.billing.copy_billing import copy_billing
+from accounting.front.feed.forward_feed import forward_feed
+from accounting.front.shared.share import share
 from tests.support.books import (
     Books,
     channel,

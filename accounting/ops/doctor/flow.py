@@ -14,7 +14,7 @@ from accounting.ops.monitoring.health import (
     SECOND,
     capture_problems,
     cell_faults,
-    cell_problems,
+    cell_status_problems,
     cell_warnings,
     clock_offsets,
     database_problems,
@@ -96,7 +96,7 @@ def _check_sources(snapshot: Snapshot, database: DatabaseStatus) -> Iterator[Fin
 
 def _check_cell_states(database: DatabaseStatus) -> Iterator[Finding]:
     """The cells of a front, each in short."""
-    for problem in cell_problems(database):
+    for problem in cell_status_problems(database):
         yield error(
             CELLS,
             "reachable",

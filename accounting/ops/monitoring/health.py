@@ -70,7 +70,7 @@ def evaluate(snapshot: Snapshot, *, captures: bool) -> Health:
     warnings = list(clock_warnings(snapshot))
     if snapshot.database is not None:
         problems += database_problems(snapshot.database)
-        problems += cell_problems(snapshot.database)
+        problems += cell_status_problems(snapshot.database)
         if snapshot.database.is_at_head:
             problems += identity_problems(snapshot.database)
             problems += set_aside_problems(snapshot.database)
@@ -149,7 +149,7 @@ def database_problems(database: DatabaseStatus) -> Iterator[str]:
             )
 
 
-def cell_problems(database: DatabaseStatus) -> Iterator[str]:
+def cell_status_problems(database: DatabaseStatus) -> Iterator[str]:
     """A sentence for each cell of a front that can't be read as it should be."""
     for cell in database.cell_states:
         if cell.away:

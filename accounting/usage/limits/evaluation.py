@@ -4,8 +4,8 @@ The roll-up evaluates what it changed, as far as that may reach something (see
 ``user_usage_hourly.next_check_score``). Setting a limit and a rebuild evaluate a whole realm. All
 compare the usage of whole buckets, so that they agree.
 
-The usage of a front's limits is in its cells: :mod:`accounting.front.limits` stages it, and the
-rest is the same.
+The usage of a front's limits is in its cells: :mod:`accounting.front.limits.evaluate_limits` stages
+it, and the rest is the same.
 """
 
 import json

@@ -9,10 +9,10 @@ from accounting.audit.limit_check import check_limits
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock
 from accounting.db.queries import Queries
-from accounting.front.limits import evaluate_changes, stage_realm
+from accounting.front.limits.evaluate_limits import evaluate_changes, stage_realm
 from accounting.identities.realm_queries import all_rules, names_by_id
 
-_QUERIES = Queries("accounting.front")
+_QUERIES = Queries("accounting.front.limits")
 
 
 def check_front_limits(engine: Engine, realm: str | None = None) -> Iterator[Difference]:

@@ -19,7 +19,7 @@ from accounting.db.queries import Queries
 from accounting.domain.statements import StatementCutoff, cutoff_over_cells
 from accounting.front.cells import require_front
 
-_QUERIES: Final = Queries("accounting.front")
+_QUERIES: Final = Queries("accounting.front.billing")
 
 
 def copy_billing(engine: Engine) -> int:

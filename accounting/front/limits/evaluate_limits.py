@@ -30,7 +30,7 @@ from accounting.usage.limits import evaluation, limit_queries
 from accounting.usage.limits.evaluation import Limited
 from accounting.usage.limits.limit_rules import UsageOfLimits
 
-_QUERIES: Final = Queries("accounting.front")
+_QUERIES: Final = Queries("accounting.front.limits")
 
 
 def evaluate_limits(engine: Engine) -> int:

@@ -24,7 +24,7 @@ from accounting.front.cells import require_front
 
 log = structlog.get_logger()
 
-_QUERIES: Final = Queries("accounting.front")
+_QUERIES: Final = Queries("accounting.front.feed")
 
 BATCH_SIZE: Final = 5_000
 """Events of a cell that are forwarded in one transaction at the most."""

@@ -20,21 +20,21 @@ from accounting.domain.client_addresses import stricter
 from accounting.domain.identity import RadacctUsername
 from accounting.domain.text_escaping import escape
 from accounting.errors import AccountingError
-from accounting.front.cell_facts import (
+from accounting.front.cell_views import import_changed_views
+from accounting.front.cells import Cell, open_cell, read_cells, require_front
+from accounting.front.shared.cell_facts import (
     CellFacts,
     RealmFacts,
     differing_realms,
     read_facts,
     read_realms,
 )
-from accounting.front.cell_views import import_changed_views
-from accounting.front.cells import Cell, open_cell, read_cells, require_front
 from accounting.identities import realm_queries
 from accounting.identities.erase import erase_for_front
 from accounting.identities.radacct_names import name_users
 from accounting.identities.realm_rules import lock_rules, put_rules
 
-_QUERIES: Final = Queries("accounting.front")
+_QUERIES: Final = Queries("accounting.front.shared")
 
 
 def share(engine: Engine) -> int:

@@ -19,7 +19,7 @@ from accounting.domain.realm_rules import RealmRules
 from accounting.front.cells import require_same_revision
 from accounting.identities import realm_queries
 
-_QUERIES: Final = Queries("accounting.front")
+_QUERIES: Final = Queries("accounting.front.shared")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,26 +14,25 @@ from sqlalchemy import Connection, Engine
 
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock
-from accounting.db.queries import Queries
 from accounting.domain.client_addresses import ClientAddresses
 from accounting.domain.identity import RadacctUsername
 from accounting.domain.realm_rules import RealmRule
 from accounting.domain.text_escaping import unescape
 from accounting.errors import AccountingError, UsageError
-from accounting.front.cell_facts import read_realms
 from accounting.front.cells import (
     Cell,
     connect_cell,
     errors_of_cell,
     is_front,
     read_cells,
+    read_membership,
     require_same_revision,
 )
-from accounting.front.share import put_realm
+from accounting.front.shared.cell_facts import read_realms
+from accounting.front.shared.share import put_realm
 from accounting.identities import radacct_names, realm_queries, realm_rules
 from accounting.identities.realm_rules import ChangedRules
 
-_QUERIES: Final = Queries("accounting.front")
 LEAD_SECONDS: Final = 3600
 """How long a change of rules leaves a cell that was lost to come back, before it holds."""
 
@@ -118,11 +117,11 @@ def _is_front(engine: Engine) -> bool:
     with lost_connections(), engine.connect() as connection:
         if is_front(connection):
             return True
-        row = connection.execute(_QUERIES.text("read_membership")).one_or_none()
-        if row is not None:
+        membership = read_membership(connection)
+        if membership is not None:
             raise UsageError(
-                f"this database is the cell '{row.cell}' of a front: set the rules of realms on "
-                "the front, for all cells at once"
+                f"this database is the cell '{membership.cell}' of a front: set the rules of "
+                "realms on the front, for all cells at once"
             )
         return False
 

@@ -1,0 +1,1 @@
+"""Limits of what users and realms use in all cells together."""

@@ -1,0 +1,1 @@
+"""The most sessions that were open at one moment in all cells."""
