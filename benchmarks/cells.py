@@ -1,4 +1,4 @@
-"""Cells beside one another, each a source with its own Postgres, at one total rate.
+"""Cells beside one another, each a source with its own Postgres, and each with the same load.
 
 The cost of an event must not depend on the number of cells. Afterwards a front joins them, and
 reads what one database with the same sources reads: the same queries, the same rows, in turn.
@@ -57,15 +57,12 @@ def running_cells(
 ) -> Iterator[tuple[list[BenchmarkDatabase], list[Pipeline]]]:
     """So many cells whose sessions are open. The first one is in the benchmark's own server."""
     with ExitStack() as stack:
-        share = replace(
-            scale, open_sessions=scale.open_sessions // count, users=scale.users // count
-        )
         beds, lines = [], []
         for number in range(count):
             own = server if number == 0 else stack.enter_context(durable_postgres({}))
             beds.append(stack.enter_context(cell_database(own)))
-            lines.append(stack.enter_context(Pipeline(beds[-1], share, first_source=number)))
-            log_progress(f"cell {number + 1} of {count}, opening {share.open_sessions:,} sessions")
+            lines.append(stack.enter_context(Pipeline(beds[-1], scale, first_source=number)))
+            log_progress(f"cell {number + 1} of {count}, opening {scale.open_sessions:,} sessions")
             lines[-1].open_sessions()
         yield beds, lines
 
@@ -79,10 +76,11 @@ def cell_database(server: PostgresServer) -> Iterator[BenchmarkDatabase]:
 
 
 def publish(lines: Sequence[Pipeline], scale: Scale) -> list[MeasuredRun]:
-    """Publish to all cells at once, at the rate of a source shared among them."""
-    rate = scale.sources_rate / len(lines)
+    """Publish to all cells at once, to each at the rate of a source."""
     with ThreadPoolExecutor(len(lines)) as pool:
-        return list(pool.map(lambda line: line.run(rate, scale.sources_seconds), lines))
+        return list(
+            pool.map(lambda line: line.run(scale.sources_rate, scale.sources_seconds), lines)
+        )
 
 
 def add_cells_cpu(rounds: Rounds, stretches: Sequence[MeasuredRun]) -> None:
@@ -102,10 +100,16 @@ def compare_front(
 ) -> list[Figure]:
     """Read the same from a front over these cells, and from one database with as many sources."""
     rounds = Rounds(f"front, {len(beds)} cells")
+    of_all = replace(
+        scale,
+        open_sessions=scale.open_sessions * len(beds),
+        users=scale.users * len(beds),
+        sources_rate=scale.sources_rate * len(beds),
+    )
     with cell_database(server) as front, cell_database(server) as whole:
-        with Pipeline(whole, scale, sources=len(beds)) as line:
+        with Pipeline(whole, of_all, sources=len(beds)) as line:
             line.open_sessions()
-            publish([line], scale)
+            publish([line], of_all)
             line.stop_publishing()
         engine = open_engine(front.url())
         join.make_front(engine)

@@ -28,7 +28,8 @@ BEGIN
 END
 $$;
 
--- Of sessions without a user, it reads the newest ten minutes, and longer spans until the page is full.
+-- Of sessions without a user, it reads the newest two seconds, and longer spans until the page is full:
+-- a cell sorts what a span has.
 CREATE OR REPLACE FUNCTION reporting.session_page(
     of_realm text, of_user text, of_user_key uuid, since timestamptz, until timestamptz,
     is_live boolean, before_at timestamptz, before_id uuid, most integer
@@ -44,7 +45,7 @@ DECLARE
     to_at timestamptz := coalesce(until, 'infinity');
     last_at timestamptz := coalesce(before_at, 'infinity');
     last_id uuid := coalesce(before_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff');
-    span interval := interval '10 minutes';
+    span interval := interval '2 seconds';
     span_from timestamptz;
     first_at timestamptz;
     query text;
