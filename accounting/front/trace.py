@@ -8,7 +8,9 @@ from uuid import UUID
 
 from sqlalchemy import Engine
 
-from accounting.audit.trace import SessionTrace, Trace, trace, trace_adjustment, trace_session
+from accounting.audit.trace import trace, trace_adjustment
+from accounting.audit.trace_results import SessionTrace, Trace
+from accounting.audit.trace_session import trace_session
 from accounting.billing import period_queries
 from accounting.billing.adjustment_queries import adjustment_target
 from accounting.billing.period_queries import find_period

@@ -12,7 +12,8 @@ from psycopg.errors import IntegrityError
 
 from accounting.audit.rebuild import rebuild
 from accounting.audit.retention import expired_days, retain
-from accounting.audit.trace import trace, trace_session
+from accounting.audit.trace import trace
+from accounting.audit.trace_session import trace_session
 from accounting.audit.verify import VerifyResult, verify
 from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_periods
