@@ -132,6 +132,12 @@ def _cell_away(error: psycopg.Error) -> CellAway | None:
         match = _SERVER_OF_CELL.search(primary)
         lines = (error.diag.message_detail or primary).strip().splitlines()
         return CellAway(match[1] if match else None, lines[-1].strip() if lines else primary)
+    if isinstance(error, psycopg.errors.UndefinedTable):
+        return CellAway(
+            None,
+            f"{primary.strip().splitlines()[0]}: the database is being restored, or is of another "
+            "revision than when it was last read",
+        )
     if _is_server_unavailable(error):
         return CellAway(None, primary.strip().splitlines()[0])
     return None

@@ -7,7 +7,7 @@ import argparse
 import random
 import sys
 
-from tests.chaos.faults import FAULT_KINDS
+from tests.chaos.plan import FAULT_KINDS
 from tests.chaos.runner import run, to_stderr
 from tests.support.servers import RedisServer
 
@@ -20,7 +20,8 @@ def main() -> int:
     parser.add_argument("--server", choices=["both", "valkey", "redis"], default="both")
     parser.add_argument("--capture", choices=["replication", "subscribe"], default="replication")
     parser.add_argument("--spare-redis", action="store_true", help="only faults that lose nothing")
-    parser.add_argument("--rate", type=float, default=250.0, help="events a second (250)")
+    parser.add_argument("--no-front", action="store_true", help="a cell without a front")
+    parser.add_argument("--rate", type=float, default=100.0, help="events a second (100)")
     parser.add_argument(
         "--only", choices=sorted(FAULT_KINDS), nargs="*", default=[], metavar="KIND"
     )
@@ -35,6 +36,7 @@ def main() -> int:
             rate=given.rate,
             only=given.only,
             spare_redis=given.spare_redis,
+            has_front=not given.no_front,
             say=to_stderr,
         )
     except AssertionError as error:

@@ -22,6 +22,7 @@ from tests.chaos.allocations import (
     record_arrival,
 )
 from tests.chaos.deployment import PACE, POLL_SECONDS, Deployment
+from tests.chaos.front_checker import FrontChecker
 
 SUMS: Final = ", ".join(f"coalesce(sum({name}), 0)::text AS {name}" for name in COUNTERS)
 REPORTS: Final = """
@@ -57,6 +58,10 @@ class Tally:
     doubled: int = 0
     gaps: int = 0
     gap_seconds: float = 0.0
+    forwarded: int = 0
+    """Events in the feeds of the fronts."""
+    closed: int = 0
+    """Billing periods that the fronts have closed."""
     errors: list[str] = field(default_factory=list)
 
     def add(self, other: "Tally") -> None:
@@ -76,6 +81,9 @@ class Checker:
         self._gaps: set[int] = set()
         self._spans: list[TimeSpan] = []
         self._traceback_count = 0
+        self._front = None
+        if deployment.front is not None:
+            self._front = FrontChecker(deployment, deployment.front)
         self.tally = Tally()
 
     def check(
@@ -87,6 +95,8 @@ class Checker:
         its round, when it was in the spool of a machine that was cut off.
         """
         self._spans += spans
+        if self._front is not None:
+            self._front.run_jobs_of_cell()  # its scheduler forwards meanwhile
         gaps = self._deployment.query("SELECT * FROM reporting.capture_gaps ORDER BY gap_id")
         self._check_gaps(gaps)
         lost = self._check_reports(messages)
@@ -102,6 +112,11 @@ class Checker:
         self._check_sums()
         for difference in self._deployment.verify():
             self._add_error("verify found a difference", difference)
+        if self._front is not None:
+            for line in self._front.check():
+                self._add_error("front", line)
+            self.tally.forwarded = self._front.event_count
+            self.tally.closed = self._front.closed_count
         for row in self._deployment.query("SELECT * FROM reporting.rejected_messages"):
             self._add_error("rejected", row)
         sources = [

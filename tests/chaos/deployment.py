@@ -1,16 +1,16 @@
-"""The deployment of a fault run: Redis, Postgres, two collecting machines and a scheduling one.
+"""The deployment of a fault run: a cell and its front.
 
-It starts the servers and processes with proxies between them, and restarts processes that exited.
+The cell has Redis, Postgres, two collecting machines and a scheduling one. The servers and
+processes have proxies between them; processes that exited are restarted.
 The main thread must start them all, since they end with the thread that started them.
 """
 
 import resource
-import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,11 +21,13 @@ import redis
 from psycopg.rows import dict_row
 
 from accounting.audit.differences import Difference
-from accounting.audit.verify import verify
 from accounting.db import migrations
 from accounting.db.engine import open_engine
 from accounting.embedded import DATABASE
+from accounting.front.verify import verify_installation
 from tests.chaos.faulty_proxy import FaultyProxy
+from tests.chaos.front import Front, running_front
+from tests.chaos.machine import POSTGRES, SETTINGS, Machine, connect_postgres, connect_tcp
 from tests.chaos.publisher import Publisher
 from tests.support import faulty_libc
 from tests.support.books import WRITER
@@ -33,12 +35,11 @@ from tests.support.certificates import CertificateAuthority, can_issue
 from tests.support.faulty_libc import POSTGRES_NAME, REDIS_NAME, FaultyMachine
 from tests.support.pgbouncer import PgBouncer
 from tests.support.servers import ADDRESS, PostgresServer, RedisServer, ValkeyServer, free_port
-from tests.support.service import SERVICE, Service, descendants, send_signal
 from tests.support.system_postgres import find_program
 
 Capture = Literal["replication", "subscribe"]
-Ability = Literal["libc", "tls", "pooler"]
-"""What a fault needs: a C compiler, a Redis with TLS, PgBouncer."""
+Ability = Literal["libc", "tls", "pooler", "front"]
+"""What a fault needs: a C compiler, a Redis with TLS, PgBouncer, a front."""
 PACE: Final = threading.Event()
 """Never set; its wait is the pause between two checks of a condition."""
 REDIS_CLASSES: Final[Mapping[str, type[RedisServer]]] = {
@@ -46,18 +47,10 @@ REDIS_CLASSES: Final[Mapping[str, type[RedisServer]]] = {
     "redis": RedisServer,
 }
 BACKLOG_BYTES: Final = 32 << 20
-LEASE_SECONDS: Final = 2
 REDIS: Final = {
     "repl-diskless-sync-delay": "0",
     "repl-backlog-size": str(BACKLOG_BYTES),
     "client-output-buffer-limit": "replica 0 0 0",
-}
-# A killed Postgres must keep its commits; the run simulates no crash of the operating system.
-POSTGRES: Final = {"synchronous_commit": "on"}
-SETTINGS: Final = {
-    "ACCOUNTING_LEASE_SECONDS": str(LEASE_SECONDS),
-    "ACCOUNTING_SETTLE_INTERVAL_SECONDS": "0.3",
-    "ACCOUNTING_ROLLUP_INTERVAL_SECONDS": "0.3",
 }
 POSITION_IS_KNOWN: Final[Mapping[Capture, str]] = {
     "replication": "SELECT FROM accounting.sources WHERE replication_id IS NOT NULL",
@@ -70,46 +63,7 @@ OWN_SETTINGS: Final[Mapping[str, Any]] = {
 }
 """Whatever the database is set to."""
 UNLIMITED: Final = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-POLL_SECONDS: Final = 0.05
-
-
-@dataclass(slots=True)
-class Machine:
-    """A machine that runs one command of the service, behind its own proxies."""
-
-    name: str
-    command: str
-    directory: Path
-    settings: Mapping[str, str]
-    database_proxy: FaultyProxy
-    redis_proxy: FaultyProxy | None = None
-    service: Service | None = None
-    is_held_down: bool = False
-    starts: int = 0
-    faulty: FaultyMachine | None = None
-    _next: float = 0.0
-
-    def restart_if_exited(self) -> None:
-        """Restart the command 0.2 s after its exit, as a process supervisor does."""
-        if self.service is not None and self.service.process.poll() is None:
-            return
-        if self.service is not None:
-            self.service, self._next = None, time.monotonic() + 0.2
-        if not self.is_held_down and time.monotonic() >= self._next:
-            self.service = Service(self.command, self.directory, self.settings, module=SERVICE)
-            self.starts += 1
-
-    def pid(self, part: str = "") -> int:
-        """The pid of a child process, or of the command itself; 0 while it does not run."""
-        if self.service is None or self.service.process.poll() is not None:
-            return 0
-        return self.service.child_pid(part) if part else self.service.pid
-
-    def stop(self) -> None:
-        if self.service is not None:
-            for pid in (self.service.pid, *descendants(self.service.pid)):
-                send_signal(pid, signal.SIGCONT)
-            self.service.__exit__(None, None, None)
+POLL_SECONDS: Final = 0.1
 
 
 class DatabaseWatcher:
@@ -154,7 +108,8 @@ class DatabaseWatcher:
             "SELECT extract(epoch FROM settled_until)::float, extract(epoch FROM loaded_until)"
             "::float, (SELECT holder FROM accounting.source_leases"
             " WHERE expires_at > clock_timestamp()),"
-            " (SELECT count(*) FROM accounting.usage_deltas) FROM reporting.sources"
+            " (SELECT count(*) FROM accounting.usage_deltas)"
+            " FROM reporting.sources WHERE source = 'default'"
         ).fetchone()
         if row is None:
             return
@@ -186,7 +141,9 @@ class Deployment:
     watcher: DatabaseWatcher
     authority: CertificateAuthority | None = None
     pooler: PgBouncer | None = None
+    front: Front | None = None
     intruders: int = 0
+    restores: int = 0
 
     @property
     def abilities(self) -> frozenset[Ability]:
@@ -195,6 +152,7 @@ class Deployment:
             "libc": self.scheduler.faulty is not None,
             "tls": self.authority is not None,
             "pooler": self.pooler is not None,
+            "front": self.front is not None,
         }
         return frozenset(ability for ability, has in found.items() if has)
 
@@ -204,7 +162,13 @@ class Deployment:
 
     @property
     def machines(self) -> list[Machine]:
-        return [*self.collectors, self.scheduler]
+        of_front = [] if self.front is None else [self.front.scheduler]
+        return [*self.collectors, self.scheduler, *of_front]
+
+    @property
+    def database_wires(self) -> list[FaultyProxy]:
+        """Those between the collecting machines and Postgres."""
+        return [machine.database_proxy for machine in self.collectors]
 
     @property
     def leader(self) -> Machine:
@@ -229,11 +193,33 @@ class Deployment:
             connection.execute("SET timezone = 'UTC'")
             return connection.execute(query, values).fetchall()
 
+    def wait_until_position_is_known(self) -> None:
+        """The other machine can take over only once the position in the stream is known."""
+        first = self.collectors[0].service
+        assert first is not None
+        first.wait_until_capturing()
+        while not (self.watcher.settled_until and self.query(POSITION_IS_KNOWN[self.capture])):
+            self.restart_exited()
+            PACE.wait(POLL_SECONDS)
+
+    def knows_history(self) -> bool:
+        """Whether the source has the history of the master, so that it is no other source's.
+
+        After a restart or a failover of Redis, a collector under another name may be the first one.
+        """
+        with suppress(psycopg.Error, redis.RedisError), self.client() as client:
+            rows = self.query(
+                "SELECT replication_id FROM accounting.sources WHERE source = 'default'"
+            )
+            return rows == [{"replication_id": client.info("replication")["master_replid"]}]
+        return False
+
     def verify(self) -> list[Difference]:
-        """The differences that verify finds while the scheduler runs."""
-        engine = open_engine(self.postgres.url())
+        """The differences that verify finds while the schedulers run: of the cell and the front."""
+        books = self.postgres if self.front is None else self.front.postgres
+        engine = open_engine(books.url())
         try:
-            return list(verify(engine))
+            return list(verify_installation(engine))
         finally:
             engine.dispose()
 
@@ -265,6 +251,8 @@ class Deployment:
             machine.database_proxy.mend()
             if machine.redis_proxy is not None:
                 machine.redis_proxy.mend()
+        if self.front is not None:
+            self.front.cell_wire.mend()
 
     def tracebacks(self) -> list[str]:
         """The lines of the logs with a traceback; there must be none."""
@@ -274,23 +262,6 @@ class Deployment:
             for line in path.read_text(errors="replace").splitlines()
             if "Traceback" in line
         ]
-
-
-def connect_tcp(port: int) -> socket.socket:
-    return socket.create_connection((ADDRESS, port), timeout=None)
-
-
-def connect_postgres(postgres: PostgresServer) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.connect(str(postgres.running.socket_dir / ".s.PGSQL.5432"))
-    except AssertionError:
-        sock.close()
-        raise ConnectionRefusedError("it is down") from None
-    except OSError:
-        sock.close()
-        raise
-    return sock
 
 
 def new_redis(redis_kind: type[RedisServer], authority: CertificateAuthority | None) -> RedisServer:
@@ -314,7 +285,7 @@ def collectors_port(server: RedisServer) -> int:
 
 @contextmanager
 def running_deployment(
-    directory: Path, *, server: str, capture: Capture, rate: float, seed: int
+    directory: Path, *, server: str, capture: Capture, rate: float, seed: int, has_front: bool
 ) -> Iterator[Deployment]:
     """A deployment that runs and captures; it ends with the block."""
     kind = REDIS_CLASSES[server]
@@ -335,6 +306,9 @@ def running_deployment(
         if find_program("pgbouncer") is not None:
             pooler = stack.enter_context(PgBouncer(postgres, pool_size=20))
         library = faulty_libc.build(directory) if faulty_libc.compiler() else None
+        front = None
+        if has_front:
+            front = stack.enter_context(running_front(directory / "front", postgres, library))
         databases = [0] if capture == "subscribe" else [0, 3]
         deployment: Deployment
 
@@ -387,23 +361,19 @@ def running_deployment(
             DatabaseWatcher(postgres),
             authority,
             pooler,
+            front,
         )
         stack.callback(lambda: deployment.master.__exit__(None, None, None))
         master.start()
         for each in deployment.machines:
             stack.callback(each.stop)
+        for each in deployment.machines:
+            stack.callback(each.end)
         stack.callback(deployment.end_faults)
         deployment.watcher.start()
         stack.callback(deployment.watcher.stop)
         collectors[0].restart_if_exited()
-        assert collectors[0].service is not None
-        collectors[0].service.wait_until_capturing()
-        # The other machine can take over only once the position in the stream is known.
-        while not (
-            deployment.watcher.settled_until and deployment.query(POSITION_IS_KNOWN[capture])
-        ):
-            deployment.restart_exited()
-            PACE.wait(POLL_SECONDS)
+        deployment.wait_until_position_is_known()
         stack.enter_context(publisher)
         publisher.pause()
         yield deployment

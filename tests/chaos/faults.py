@@ -8,11 +8,9 @@ import math
 import resource
 import signal
 import time
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from datetime import timedelta
-from enum import Enum, auto
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -21,16 +19,20 @@ import psycopg
 from psycopg import sql
 
 from accounting.embedded import DATABASE
-from tests.chaos.deployment import (
-    BACKLOG_BYTES,
-    OWN_SETTINGS,
-    SETTINGS,
-    UNLIMITED,
-    Ability,
-    Deployment,
-    Machine,
+from tests.chaos.deployment import BACKLOG_BYTES, OWN_SETTINGS, UNLIMITED, Deployment
+from tests.chaos.fault_kinds import (
+    WRONG_CLOCKS,
+    Costs,
+    FaultKinds,
+    Step,
+    hang_server,
+    lose_commit,
+    number_of,
+    stop_processes,
+    wrong_clock,
 )
-from tests.chaos.faulty_proxy import CommitLoss, FaultyProxy
+from tests.chaos.faulty_proxy import FaultyProxy
+from tests.chaos.machine import SETTINGS, Machine
 from tests.support.books import READER, WRITER
 from tests.support.faulty_libc import ADDRESSES, POSTGRES_NAME, REDIS_NAME, Disk
 from tests.support.postgres_programs import start_program
@@ -46,12 +48,9 @@ from tests.support.service import (
     send_signal,
 )
 
-Step = float | Callable[[], object]
-Fault = Callable[[Deployment, float], Iterator[Step]]
+KINDS: Final = FaultKinds()
 SMALL_BACKLOG_BYTES: Final = 1 << 14
 OVERRUN_BYTES: Final = 1 << 16
-WRONG_CLOCKS: Final = (32 * 86_400_000_000, -3_600_000_000, 3_600_000_000, 10_000_000)
-"""Microseconds."""
 CLOCK_STEPS: Final = 8
 SETTINGS_AT_ONCE: Final = 12
 
@@ -73,86 +72,35 @@ DROP_DATABASE: Final = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(_DATABASE
 CREATE_DATABASE: Final = sql.SQL("CREATE DATABASE {}").format(_DATABASE)
 
 
-class Costs(Enum):
-    """What a fault may lose. CAPTURE: nothing where capture can resume its stream."""
-
-    NOTHING = auto()
-    CAPTURE = auto()
-    EVENTS = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class FaultKind:
-    """A kind of fault: its generator, the parts that it alone uses, and what it may lose."""
-
-    name: str
-    fault: Fault
-    uses: frozenset[str]
-    costs: Costs
-    weight: int = 2
-    needs: frozenset[Ability] = frozenset()
-    leaves_gap: bool = False
-    """A gap says what a refused collector did not capture; nothing else may be missing."""
-
-
-FAULT_KINDS: Final[dict[str, FaultKind]] = {}
-
-
-def fault_kind(
-    *takes: str,
-    costs: Costs = Costs.NOTHING,
-    weight: int = 2,
-    needs: Collection[Ability] = (),
-    leaves_gap: bool = False,
-) -> Callable[[Fault], Fault]:
-    """Register a fault as a kind; its name is that of the function, in words."""
-
-    def enter(fault: Fault) -> Fault:
-        name = getattr(fault, "__name__", "").replace("_", " ")
-        FAULT_KINDS[name] = FaultKind(
-            name, fault, frozenset(takes), costs, weight, frozenset(needs), leaves_gap
-        )
-        return fault
-
-    return enter
-
-
 # -- processes: SIGKILL, and SIGSTOP for seconds
 
 
-def stop_processes(pids: list[int], seconds: float) -> Iterator[Step]:
-    stopped = [pid for pid in pids if send_signal(pid, signal.SIGSTOP)]
-    yield seconds
-    for pid in stopped:
-        send_signal(pid, signal.SIGCONT)
-
-
-@fault_kind("collector", costs=Costs.CAPTURE, weight=3)
+@KINDS.kind("collector", costs=Costs.CAPTURE, weight=3)
 def kill_collector(deployment: Deployment, _seconds: float) -> Iterator[Step]:
     yield lambda: send_signal(deployment.leader.pid(), signal.SIGKILL)
 
 
-@fault_kind("loader", weight=3)
+@KINDS.kind("loader", weight=3)
 def kill_loader(deployment: Deployment, _seconds: float) -> Iterator[Step]:
     yield lambda: send_signal(deployment.leader.pid("load"), signal.SIGKILL)
 
 
-@fault_kind("scheduler", weight=3)
+@KINDS.kind("scheduler", weight=3)
 def kill_scheduler(deployment: Deployment, _seconds: float) -> Iterator[Step]:
     yield lambda: send_signal(deployment.scheduler.pid(), signal.SIGKILL)
 
 
-@fault_kind("collector", costs=Costs.CAPTURE)
+@KINDS.kind("collector", costs=Costs.CAPTURE)
 def hang_collector(deployment: Deployment, seconds: float) -> Iterator[Step]:
     yield from stop_processes([deployment.leader.pid()], seconds)
 
 
-@fault_kind("loader")
+@KINDS.kind("loader")
 def hang_loader(deployment: Deployment, seconds: float) -> Iterator[Step]:
     yield from stop_processes([deployment.leader.pid("load")], seconds)
 
 
-@fault_kind("scheduler")
+@KINDS.kind("scheduler")
 def hang_scheduler(deployment: Deployment, seconds: float) -> Iterator[Step]:
     yield from stop_processes([deployment.scheduler.pid()], seconds)
 
@@ -160,26 +108,18 @@ def hang_scheduler(deployment: Deployment, seconds: float) -> Iterator[Step]:
 # -- clocks
 
 
-def wrong_clock(machine: Machine, seconds: float) -> Iterator[Step]:
-    """A wrong clock for all processes of a machine, also those that start meanwhile."""
-    assert machine.faulty is not None
-    machine.faulty.set_clock(WRONG_CLOCKS[number_of(seconds) % len(WRONG_CLOCKS)])
-    yield seconds
-    machine.faulty.set_clock(0)
-
-
-@fault_kind("clock", needs=["libc"], weight=3)
+@KINDS.kind("clock", needs=["libc"], weight=3)
 def set_a_wrong_clock(deployment: Deployment, seconds: float) -> Iterator[Step]:
     """On the machine that collects."""
     yield from wrong_clock(deployment.leader, seconds)
 
 
-@fault_kind("scheduler clock", needs=["libc"])
+@KINDS.kind("scheduler clock", needs=["libc"])
 def set_the_schedulers_clock_wrong(deployment: Deployment, seconds: float) -> Iterator[Step]:
     yield from wrong_clock(deployment.scheduler, seconds)
 
 
-@fault_kind("clock", needs=["libc"])
+@KINDS.kind("clock", needs=["libc"])
 def step_the_clock_to_and_fro(deployment: Deployment, seconds: float) -> Iterator[Step]:
     faulty = deployment.leader.faulty
     assert faulty is not None
@@ -189,38 +129,29 @@ def step_the_clock_to_and_fro(deployment: Deployment, seconds: float) -> Iterato
     faulty.set_clock(0)
 
 
-def number_of(seconds: float) -> int:
-    """A number that the plan's seed decides, for choices within a fault."""
-    return int(seconds * 1_000_000)
-
-
 # -- Postgres
 
 
-@fault_kind("postgres", weight=3)
+@KINDS.kind("postgres", weight=3)
 def kill_postgres(deployment: Deployment, seconds: float) -> Iterator[Step]:
     deployment.postgres.kill()
     yield seconds
     deployment.postgres.start()
 
 
-@fault_kind("postgres", weight=1)
+@KINDS.kind("postgres", weight=1)
 def restart_postgres(deployment: Deployment, seconds: float) -> Iterator[Step]:
     deployment.postgres.stop()
     yield seconds
     deployment.postgres.start()
 
 
-@fault_kind("postgres")
+@KINDS.kind("postgres")
 def hang_postgres(deployment: Deployment, seconds: float) -> Iterator[Step]:
-    """Stop the postmaster first, so that it starts no more processes."""
-    server = deployment.postgres.pid
-    send_signal(server, signal.SIGSTOP)
-    yield from stop_processes(descendants(server), seconds)
-    send_signal(server, signal.SIGCONT)
+    yield from hang_server(deployment.postgres.pid, seconds)
 
 
-@fault_kind("postgres")
+@KINDS.kind("postgres")
 def let_postgres_only_read(deployment: Deployment, seconds: float) -> Iterator[Step]:
     deployment.configure_postgres(
         "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()"
@@ -231,7 +162,7 @@ def let_postgres_only_read(deployment: Deployment, seconds: float) -> Iterator[S
     )
 
 
-@fault_kind("postgres")
+@KINDS.kind("postgres")
 def change_the_databases_settings(deployment: Deployment, seconds: float) -> Iterator[Step]:
     """Some of all settings that a database can have, for the sessions that begin from now on."""
     with deployment.superuser() as connection:
@@ -248,7 +179,7 @@ def change_the_databases_settings(deployment: Deployment, seconds: float) -> Ite
         connection.execute(END_SESSIONS, [DATABASE])
 
 
-@fault_kind("postgres")
+@KINDS.kind("postgres")
 def hold_a_readers_locks(deployment: Deployment, seconds: float) -> Iterator[Step]:
     """All locks that a reader can take; usage must be settled while they are held."""
     with closing(psycopg.connect(deployment.postgres.url(READER), **OWN_SETTINGS)) as connection:
@@ -258,7 +189,7 @@ def hold_a_readers_locks(deployment: Deployment, seconds: float) -> Iterator[Ste
         yield lambda: deployment.watcher.settled_until > held_at
 
 
-@fault_kind("pooler", needs=["pooler"], weight=3)
+@KINDS.kind("pooler", needs=["pooler"], weight=3)
 def restart_the_pooler(deployment: Deployment, seconds: float) -> Iterator[Step]:
     """The scheduler and the second collecting machine reach Postgres through it."""
     pooler = deployment.pooler
@@ -303,6 +234,7 @@ def dump(deployment: Deployment, name: str) -> Generator[Step, None, Path]:
 def restore(deployment: Deployment, path: Path) -> Iterator[Step]:
     """As docs/restore.md says: the collectors go on, the scheduler stops."""
     scheduler = deployment.scheduler
+    deployment.restores += 1
     scheduler.is_held_down = True
     if scheduler.service is not None:
         send_signal(scheduler.service.pid, signal.SIGTERM)
@@ -317,7 +249,7 @@ def restore(deployment: Deployment, path: Path) -> Iterator[Step]:
     scheduler.is_held_down = False
 
 
-@fault_kind(*RESTORES, costs=Costs.CAPTURE, weight=3)
+@KINDS.kind(*RESTORES, costs=Costs.CAPTURE, weight=3)
 def restore_postgres_from_a_dump(deployment: Deployment, seconds: float) -> Iterator[Step]:
     path = yield from dump(deployment, str(number_of(seconds)))
     yield seconds
@@ -332,6 +264,7 @@ def intrude(
 ) -> Generator[Step, None, None]:
     """Start a collector, and wait until it has exited with the error."""
     deployment.intruders += 1
+    yield deployment.knows_history
     settings = {
         **SETTINGS,
         "ACCOUNTING_CAPTURE": deployment.capture,
@@ -346,14 +279,14 @@ def intrude(
     assert said in intruder.log_text(), intruder.log_text()
 
 
-@fault_kind("redis", "intruder")
+@KINDS.kind("redis", "intruder")
 def collect_under_a_second_name(deployment: Deployment, seconds: float) -> Iterator[Step]:
     """Two names on one Redis."""
     name = f"second-{number_of(seconds)}"
     yield from intrude(deployment, name, deployment.master, "has the history of source 'default'")
 
 
-@fault_kind("redis", "intruder")
+@KINDS.kind("redis", "intruder")
 def collect_a_replica_under_a_second_name(deployment: Deployment, seconds: float) -> Iterator[Step]:
     """Two names on one history."""
     server = yield from replica(deployment)
@@ -362,7 +295,7 @@ def collect_a_replica_under_a_second_name(deployment: Deployment, seconds: float
     server.__exit__(None, None, None)
 
 
-@fault_kind(*WHOLE_MACHINE, "redis", "pooler", "intruder", "clock", leaves_gap=True)
+@KINDS.kind(*WHOLE_MACHINE, "redis", "pooler", "intruder", "clock", leaves_gap=True)
 def collect_another_redis_under_the_same_name(
     deployment: Deployment, _seconds: float
 ) -> Iterator[Step]:
@@ -387,7 +320,7 @@ def collect_another_redis_under_the_same_name(
 # -- the wires
 
 
-@fault_kind("redis wire", costs=Costs.CAPTURE)
+@KINDS.kind("redis wire", costs=Costs.CAPTURE)
 def cut_redis(deployment: Deployment, seconds: float) -> Iterator[Step]:
     wire = deployment.leader.redis_proxy
     assert wire is not None
@@ -396,7 +329,7 @@ def cut_redis(deployment: Deployment, seconds: float) -> Iterator[Step]:
     wire.mend()
 
 
-@fault_kind("redis wire", costs=Costs.CAPTURE)
+@KINDS.kind("redis wire", costs=Costs.CAPTURE)
 def silence_redis(deployment: Deployment, seconds: float) -> Iterator[Step]:
     wire = deployment.leader.redis_proxy
     assert wire is not None
@@ -405,7 +338,7 @@ def silence_redis(deployment: Deployment, seconds: float) -> Iterator[Step]:
     wire.mend()
 
 
-@fault_kind("redis wire", costs=Costs.CAPTURE)
+@KINDS.kind("redis wire", costs=Costs.CAPTURE)
 def drop_redis_connections(deployment: Deployment, _seconds: float) -> Iterator[Step]:
     wire = deployment.leader.redis_proxy
     assert wire is not None
@@ -423,26 +356,26 @@ def move_server(machine: Machine, wire: FaultyProxy, name: str, seconds: float) 
     machine.faulty.set_address(name, address)
 
 
-@fault_kind("redis wire", needs=["libc"], costs=Costs.CAPTURE)
+@KINDS.kind("redis wire", needs=["libc"], costs=Costs.CAPTURE)
 def move_redis_to_another_address(deployment: Deployment, seconds: float) -> Iterator[Step]:
     wire = deployment.leader.redis_proxy
     assert wire is not None
     yield from move_server(deployment.leader, wire, REDIS_NAME, seconds)
 
 
-@fault_kind("database wire", needs=["libc"])
+@KINDS.kind("database wire", needs=["libc"])
 def move_postgres_to_another_address(deployment: Deployment, seconds: float) -> Iterator[Step]:
     machine = deployment.leader
     yield from move_server(machine, machine.database_proxy, POSTGRES_NAME, seconds)
 
 
-@fault_kind("scheduler wire", needs=["libc"])
+@KINDS.kind("scheduler wire", needs=["libc"])
 def move_the_schedulers_postgres(deployment: Deployment, seconds: float) -> Iterator[Step]:
     machine = deployment.scheduler
     yield from move_server(machine, machine.database_proxy, POSTGRES_NAME, seconds)
 
 
-@fault_kind("redis", "redis wire", needs=["tls"], costs=Costs.CAPTURE, weight=3)
+@KINDS.kind("redis", "redis wire", needs=["tls"], costs=Costs.CAPTURE, weight=3)
 def let_the_certificate_expire(deployment: Deployment, seconds: float) -> Iterator[Step]:
     """Of Redis, under way: connections go on, and no new one succeeds until it is renewed."""
     authority = deployment.authority
@@ -463,7 +396,7 @@ def drop_connections(deployment: Deployment) -> None:
         machine.redis_proxy.disconnect()
 
 
-@fault_kind("database wire")
+@KINDS.kind("database wire")
 def cut_database(deployment: Deployment, seconds: float) -> Iterator[Step]:
     wire = deployment.leader.database_proxy
     wire.cut()
@@ -471,7 +404,7 @@ def cut_database(deployment: Deployment, seconds: float) -> Iterator[Step]:
     wire.mend()
 
 
-@fault_kind("database wire")
+@KINDS.kind("database wire")
 def silence_database(deployment: Deployment, seconds: float) -> Iterator[Step]:
     wire = deployment.leader.database_proxy
     wire.silence()
@@ -479,37 +412,26 @@ def silence_database(deployment: Deployment, seconds: float) -> Iterator[Step]:
     wire.mend()
 
 
-@fault_kind("scheduler wire")
+@KINDS.kind("scheduler wire")
 def cut_scheduler_off(deployment: Deployment, seconds: float) -> Iterator[Step]:
     deployment.scheduler.database_proxy.cut()
     yield seconds
     deployment.scheduler.database_proxy.mend()
 
 
-def lose_commit(machines: list[Machine], what: CommitLoss) -> Iterator[Step]:
-    """Lose the next COMMIT that passes one of the proxies."""
-    wires = [machine.database_proxy for machine in machines]
-    before = sum(wire.lost_count for wire in wires)
-    for wire in wires:
-        wire.lose_commit(what)
-    yield lambda: sum(wire.lost_count for wire in wires) > before
-    for wire in wires:
-        wire.mend()
-
-
-@fault_kind("database wire", weight=3)
+@KINDS.kind("database wire", weight=3)
 def lose_answer_to_loaders_commit(deployment: Deployment, _seconds: float) -> Iterator[Step]:
-    yield from lose_commit(deployment.collectors, "answer")
+    yield from lose_commit(deployment.database_wires, "answer")
 
 
-@fault_kind("database wire", weight=1)
+@KINDS.kind("database wire", weight=1)
 def lose_loaders_commit(deployment: Deployment, _seconds: float) -> Iterator[Step]:
-    yield from lose_commit(deployment.collectors, "request")
+    yield from lose_commit(deployment.database_wires, "request")
 
 
-@fault_kind("scheduler wire")
+@KINDS.kind("scheduler wire")
 def lose_answer_to_schedulers_commit(deployment: Deployment, _seconds: float) -> Iterator[Step]:
-    yield from lose_commit([deployment.scheduler], "answer")
+    yield from lose_commit([deployment.scheduler.database_proxy], "answer")
 
 
 # -- the disk
@@ -539,12 +461,12 @@ def fail_disk(deployment: Deployment, disk: Disk, seconds: float) -> Iterator[St
     faulty.set_disk(Disk.HAS_ROOM)
 
 
-@fault_kind("collector", "loader", needs=["libc"], costs=Costs.CAPTURE)
+@KINDS.kind("collector", "loader", needs=["libc"], costs=Costs.CAPTURE)
 def fill_disk_amid_a_write(deployment: Deployment, seconds: float) -> Iterator[Step]:
     yield from fail_disk(deployment, Disk.IS_FULL, seconds)
 
 
-@fault_kind("collector", "loader", needs=["libc"], costs=Costs.CAPTURE)
+@KINDS.kind("collector", "loader", needs=["libc"], costs=Costs.CAPTURE)
 def lie_about_free_space(deployment: Deployment, seconds: float) -> Iterator[Step]:
     """Writes succeed, and the disk is full when they are synced."""
     yield from fail_disk(deployment, Disk.IS_FULL_LATE, seconds)
@@ -554,12 +476,12 @@ def is_alive(pid: int) -> bool:
     return bool(arguments(pid))
 
 
-@fault_kind("collector", costs=Costs.CAPTURE)
+@KINDS.kind("collector", costs=Costs.CAPTURE)
 def fill_collectors_disk(deployment: Deployment, seconds: float) -> Iterator[Step]:
     yield from fill_disk(deployment, "", seconds)
 
 
-@fault_kind("loader", weight=1)
+@KINDS.kind("loader", weight=1)
 def fill_loaders_disk(deployment: Deployment, seconds: float) -> Iterator[Step]:
     yield from fill_disk(deployment, "load", seconds)
 
@@ -571,7 +493,7 @@ def has_other_leader(deployment: Deployment, machine: Machine) -> Callable[[], o
     return lambda: deployment.watcher.lease_holder and not deployment.is_leader(machine)
 
 
-@fault_kind(*WHOLE_MACHINE, costs=Costs.CAPTURE)
+@KINDS.kind(*WHOLE_MACHINE, costs=Costs.CAPTURE)
 def lose_the_collecting_machine(deployment: Deployment, _seconds: float) -> Iterator[Step]:
     """Kill all processes of the machine; restart them when the other has taken over."""
     machine = deployment.leader
@@ -584,7 +506,7 @@ def lose_the_collecting_machine(deployment: Deployment, _seconds: float) -> Iter
     machine.is_held_down = False
 
 
-@fault_kind(*WHOLE_MACHINE, costs=Costs.CAPTURE)
+@KINDS.kind(*WHOLE_MACHINE, costs=Costs.CAPTURE)
 def hang_the_collecting_machine(deployment: Deployment, _seconds: float) -> Iterator[Step]:
     machine = deployment.leader
     yield machine.pid
@@ -593,7 +515,7 @@ def hang_the_collecting_machine(deployment: Deployment, _seconds: float) -> Iter
         yield has_other_leader(deployment, machine)
 
 
-@fault_kind(*WHOLE_MACHINE, costs=Costs.CAPTURE)
+@KINDS.kind(*WHOLE_MACHINE, costs=Costs.CAPTURE)
 def hang_the_collector_for_good(deployment: Deployment, _seconds: float) -> Iterator[Step]:
     """Stop only the collector: its loader then has nothing more to load."""
     machine = deployment.leader
@@ -604,7 +526,7 @@ def hang_the_collector_for_good(deployment: Deployment, _seconds: float) -> Iter
     send_signal(pid, signal.SIGCONT)
 
 
-@fault_kind(*WHOLE_MACHINE, costs=Costs.CAPTURE)
+@KINDS.kind(*WHOLE_MACHINE, costs=Costs.CAPTURE)
 def cut_the_collecting_machine_off(deployment: Deployment, _seconds: float) -> Iterator[Step]:
     """The machine assumes that it has the lease until it reaches the servers again."""
     machine = deployment.leader
@@ -616,7 +538,7 @@ def cut_the_collecting_machine_off(deployment: Deployment, _seconds: float) -> I
     machine.database_proxy.mend()
 
 
-@fault_kind(*WHOLE_MACHINE, costs=Costs.CAPTURE)
+@KINDS.kind(*WHOLE_MACHINE, costs=Costs.CAPTURE)
 def cut_the_collecting_machine_off_from_postgres(
     deployment: Deployment, _seconds: float
 ) -> Iterator[Step]:
@@ -630,21 +552,21 @@ def cut_the_collecting_machine_off_from_postgres(
 # -- Redis itself: it loses what no collector had read
 
 
-@fault_kind("redis", weight=2)
+@KINDS.kind("redis", weight=2)
 def hang_redis(deployment: Deployment, seconds: float) -> Iterator[Step]:
     deployment.master.pause()
     yield seconds
     deployment.master.resume()
 
 
-@fault_kind("redis", costs=Costs.EVENTS)
+@KINDS.kind("redis", costs=Costs.EVENTS)
 def kill_redis(deployment: Deployment, seconds: float) -> Iterator[Step]:
     deployment.master.kill()
     yield seconds
     deployment.master.start()
 
 
-@fault_kind("redis", costs=Costs.EVENTS)
+@KINDS.kind("redis", costs=Costs.EVENTS)
 def restart_redis_with_its_snapshot(deployment: Deployment, seconds: float) -> Iterator[Step]:
     with deployment.client() as client:
         client.config_set("save", "3600 1")
@@ -653,7 +575,7 @@ def restart_redis_with_its_snapshot(deployment: Deployment, seconds: float) -> I
     deployment.master.start()
 
 
-@fault_kind(*RESTORES, costs=Costs.CAPTURE)
+@KINDS.kind(*RESTORES, costs=Costs.CAPTURE)
 def restore_after_a_takeover(deployment: Deployment, seconds: float) -> Iterator[Step]:
     """The spool of the machine that collects now may not reach back to the dump."""
     path = yield from dump(deployment, str(number_of(seconds)))
@@ -663,7 +585,7 @@ def restore_after_a_takeover(deployment: Deployment, seconds: float) -> Iterator
     yield from restore(deployment, path)
 
 
-@fault_kind(*RESTORES, costs=Costs.EVENTS)
+@KINDS.kind(*RESTORES, costs=Costs.EVENTS)
 def restore_after_redis_was_lost(deployment: Deployment, seconds: float) -> Iterator[Step]:
     path = yield from dump(deployment, str(number_of(seconds)))
     yield seconds / 2
@@ -672,7 +594,7 @@ def restore_after_redis_was_lost(deployment: Deployment, seconds: float) -> Iter
     yield from restore(deployment, path)
 
 
-@fault_kind(*RESTORES, costs=Costs.EVENTS)
+@KINDS.kind(*RESTORES, costs=Costs.EVENTS)
 def restore_after_redis_was_lost_and_a_takeover(
     deployment: Deployment, seconds: float
 ) -> Iterator[Step]:
@@ -709,7 +631,7 @@ def promote(deployment: Deployment, server: RedisServer) -> None:
     old.__exit__(None, None, None)
 
 
-@fault_kind("redis", costs=Costs.EVENTS)
+@KINDS.kind("redis", costs=Costs.EVENTS)
 def hand_over_to_a_replica(deployment: Deployment, _seconds: float) -> Iterator[Step]:
     """A planned failover: publishing pauses until the replica has everything."""
     server = yield from replica(deployment)
@@ -720,14 +642,14 @@ def hand_over_to_a_replica(deployment: Deployment, _seconds: float) -> Iterator[
     deployment.publisher.resume()
 
 
-@fault_kind("redis", costs=Costs.EVENTS)
+@KINDS.kind("redis", costs=Costs.EVENTS)
 def lose_the_master_to_a_replica(deployment: Deployment, _seconds: float) -> Iterator[Step]:
     server = yield from replica(deployment)
     deployment.master.kill()
     promote(deployment, server)
 
 
-@fault_kind("redis", "redis wire", "collector", costs=Costs.EVENTS)
+@KINDS.kind("redis", "redis wire", "collector", costs=Costs.EVENTS)
 def overrun_the_backlog(deployment: Deployment, _seconds: float) -> Iterator[Step]:
     with deployment.client() as client:
         client.config_set("repl-backlog-size", SMALL_BACKLOG_BYTES)

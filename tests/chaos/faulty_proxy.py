@@ -42,11 +42,20 @@ class ProxiedConnection:
 class FaultyProxy:
     """Listens on ``address`` and connects each client to a server.
 
-    ``reach`` opens a connection to the current server, which may change.
+    ``reach`` opens a connection to the current server, which may change. ``commit``: how a COMMIT
+    looks on the wire; ``writes``: what a transaction has whose COMMIT may be lost.
     """
 
-    def __init__(self, reach: Callable[[], socket.socket]) -> None:
+    def __init__(
+        self,
+        reach: Callable[[], socket.socket],
+        *,
+        commit: bytes = COMMIT,
+        writes: bytes = WRITES,
+    ) -> None:
         self._connect_to_server = reach
+        self._commit = commit
+        self._writes = writes
         self.address = ADDRESS
         self._listener = socket.create_server((ADDRESS, 0))
         self.port: int = self._listener.getsockname()[1]
@@ -166,9 +175,9 @@ class FaultyProxy:
         with suppress(OSError):
             while data := link.client.recv(CHUNK):
                 self._passing.wait()
-                if WRITES in data:
+                if self._writes in data:
                     link.has_written = True
-                if COMMIT in data:
+                if self._commit in data:
                     if self._commit_loss and link.has_written:
                         loss, self._commit_loss = self._commit_loss, None
                         self.lost_count += 1

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+from tests.chaos import faults, front_faults
 from tests.chaos.deployment import Ability, Capture
-from tests.chaos.faults import FAULT_KINDS, Costs, FaultKind
+from tests.chaos.fault_kinds import Costs, FaultKind
 
-FAULTS_PER_ROUND: Final = (5, 10)
+FAULT_KINDS: Final = {**faults.KINDS, **front_faults.KINDS}
+FAULTS_PER_ROUND: Final = (8, 16)
 LOSSY_ROUNDS: Final = 5
 """One of so many rounds may lose events: the second, and every fifth from there on."""
 MAX_PAUSE_SECONDS: Final = 1.2
@@ -38,7 +40,7 @@ class Round:
 
 
 def plan_rounds(
-    faults: int,
+    fault_count: int,
     seed: int,
     capture: Capture,
     only: Collection[str] = (),
@@ -54,10 +56,10 @@ def plan_rounds(
     if spare_redis:
         costly.kinds = []
     number = 0
-    while faults:
+    while fault_count:
         number += 1
-        count = min(faults, random.randint(*FAULTS_PER_ROUND))
-        faults -= count
+        count = min(fault_count, random.randint(*FAULTS_PER_ROUND))
+        fault_count -= count
         may_lose = not harmless.kinds or (bool(costly.kinds) and number % LOSSY_ROUNDS == 2)
         many = random.randint(1, count) if harmless.kinds else count
         chosen = [costly.deal() for _ in range(many)] if may_lose else []

@@ -21,7 +21,7 @@ from accounting.simulator import wire
 from tests.chaos.allocations import Command, Coturn, Fate, Message
 from tests.support.servers import ADDRESS
 
-TICK_SECONDS: Final = 0.02
+TICK_SECONDS: Final = 0.05
 SILENCE_SECONDS: Final = 60.0
 
 

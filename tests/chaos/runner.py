@@ -16,14 +16,14 @@ from typing import Final
 
 from tests.chaos.checker import Checker, Tally, TimeSpan
 from tests.chaos.deployment import Capture, Deployment, running_deployment
-from tests.chaos.faults import Step
+from tests.chaos.fault_kinds import Step
 from tests.chaos.plan import PlannedFault, Round, may_cost, plan_rounds
 
 PACE: Final = threading.Event()
 """Never set; its wait is the pause between two checks of a condition."""
-STEP_SECONDS: Final = 0.02
+STEP_SECONDS: Final = 0.04
 TIMEOUT_SECONDS: Final = 90.0
-FAULTS_PER_DEPLOYMENT: Final = 100
+FAULTS_PER_DEPLOYMENT: Final = 200
 # A gap begins at the last checkpoint before the fault and ends with the next attachment.
 SPAN_BEFORE_SECONDS: Final = 3.0
 
@@ -100,6 +100,7 @@ class Figures:
         yield f"lost within gaps       {tally.lost_within_gaps}, with Redis or its backlog"
         yield f"doubled                {tally.doubled}"
         yield f"gap rows               {tally.gaps}, {tally.gap_seconds:.0f} s in all"
+        yield f"events of fronts       {tally.forwarded}; periods closed: {tally.closed}"
         yield f"took                   {self.seconds:.0f} s, seed {self.seed}"
 
 
@@ -109,13 +110,14 @@ def run(
     *,
     servers: Collection[str] = ("valkey",),
     capture: Capture = "replication",
-    rate: float = 250.0,
+    rate: float = 100.0,
     only: Collection[str] = (),
     spare_redis: bool = False,
+    has_front: bool = True,
     say: Say = lambda _: None,
     directory: Path | None = None,
 ) -> Figures:
-    """Inject so many faults, each hundred into a new deployment with the next of ``servers``.
+    """Inject so many faults, each two hundred into a new deployment with the next of ``servers``.
 
     Raises AssertionError with all errors of the first round that has some.
     """
@@ -130,7 +132,12 @@ def run(
         say(f"a deployment with {server}, {capture}, {count} faults, seed {seed + number}")
         directory_name = home / f"{number}-{server}"
         with running_deployment(
-            directory_name, server=server, capture=capture, rate=rate, seed=seed + number
+            directory_name,
+            server=server,
+            capture=capture,
+            rate=rate,
+            seed=seed + number,
+            has_front=has_front,
         ) as deployment:
             checker = Checker(deployment)
             try:
@@ -162,8 +169,10 @@ def play_round(
     deployment.publisher.resume()
     spans: list[TimeSpan] = []
     before = checker.tally.published, checker.tally.lost_within_gaps
+    began = time.monotonic()
     try:
         inject_faults(deployment, fault_round, figures, spans)
+        injected = time.monotonic() - began
         deployment.publisher.pause()
         drained = drain(deployment)
     except TimedOut as stuck:
@@ -171,7 +180,9 @@ def play_round(
             f"round {fault_round.number} ({names}): {stuck}\n{log_tails(deployment)}"
         ) from stuck
     spans = [(since - SPAN_BEFORE_SECONDS, time.time()) for since, _ in spans]
+    began = time.monotonic()
     checker.check(deployment.publisher.take_messages(), spans, may_lose=fault_round.may_lose)
+    checked = time.monotonic() - began
     figures.rounds += 1
     figures.lossless_faults += 0 if fault_round.may_lose else len(fault_round.faults)
     if checker.tally.errors:
@@ -183,21 +194,28 @@ def play_round(
         checker.tally.published - before[0],
         checker.tally.lost_within_gaps - before[1],
     )
-    say(f"  {published} published, {lost} lost within gaps, drained in {drained:.1f} s")
+    say(
+        f"  {published} published, {lost} lost within gaps; faults {injected:.1f} s,"
+        f" drained in {drained:.1f} s, checked in {checked:.1f} s"
+    )
 
 
 def inject_faults(
     deployment: Deployment, fault_round: Round, figures: Figures, spans: list[TimeSpan]
 ) -> None:
-    """Inject the faults of a round, each when it is due and no active fault uses the same parts."""
+    """Inject the faults of a round, each when it is due and no active fault uses the same parts.
+
+    One that has to wait lets later ones pass.
+    """
     waiting = list(fault_round.faults)
     due = time.monotonic() + 0.3
     active: list[ActiveFault] = []
     while waiting or active:
         deployment.restart_exited()
         taken = {thing for fault in active for thing in fault.planned.kind.uses}
-        if waiting and time.monotonic() >= due and not taken & waiting[0].kind.uses:
-            planned = waiting.pop(0)
+        planned = next((each for each in waiting if not taken & each.kind.uses), None)
+        if planned is not None and time.monotonic() >= due:
+            waiting.remove(planned)
             figures.faults[planned.kind.name] += 1
             active.append(
                 ActiveFault(planned, planned.kind.fault(deployment, planned.seconds), time.time())
