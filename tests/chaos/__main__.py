@@ -6,7 +6,9 @@ Prints its seed first, each round as it goes, and the figures. Exit 1 when anyth
 import argparse
 import random
 import sys
+from pathlib import Path
 
+from tests.chaos.figures import Figures
 from tests.chaos.plan import FAULT_KINDS
 from tests.chaos.runner import run, to_stderr
 from tests.support.servers import RedisServer
@@ -25,10 +27,19 @@ def main() -> int:
     parser.add_argument(
         "--only", choices=sorted(FAULT_KINDS), nargs="*", default=[], metavar="KIND"
     )
+    parser.add_argument("--figures", type=Path, metavar="FILE", help="add the figures to a file")
+    parser.add_argument("--sum", type=Path, metavar="FILE", help="only sum the figures of a file")
     given = parser.parse_args()
+    if given.sum is not None:
+        total = Figures()
+        for line in given.sum.read_text().splitlines():
+            total.add(Figures.from_json(line))
+        sys.stdout.write("\n".join(total.lines()) + "\n")
+        return 0
     seed = random.SystemRandom().randrange(1_000_000) if given.seed is None else given.seed
+    figures = Figures([seed])
     try:
-        figures = run(
+        run(
             given.faults,
             seed,
             servers=both if given.server == "both" else [given.server],
@@ -38,10 +49,15 @@ def main() -> int:
             spare_redis=given.spare_redis,
             has_front=not given.no_front,
             say=to_stderr,
+            figures=figures,
         )
     except AssertionError as error:
         to_stderr(f"seed {seed}: {error}")
         return 1
+    finally:
+        if given.figures is not None:
+            with given.figures.open("a") as file:
+                file.write(figures.to_json() + "\n")
     sys.stdout.write("\n".join(figures.lines()) + "\n")
     return 0
 

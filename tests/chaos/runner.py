@@ -7,16 +7,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Final
 
-from tests.chaos.checker import Checker, Tally, TimeSpan
+from tests.chaos.checker import Checker, TimeSpan
 from tests.chaos.deployment import Capture, Deployment, running_deployment
 from tests.chaos.fault_kinds import Step
+from tests.chaos.figures import Figures
 from tests.chaos.plan import PlannedFault, Round, may_cost, plan_rounds
 
 PACE: Final = threading.Event()
@@ -66,44 +65,6 @@ def after(seconds: float) -> Callable[[], bool]:
     return lambda: time.monotonic() >= due
 
 
-@dataclass(slots=True)
-class Figures:
-    """The figures of a run.
-
-    ``recoveries``: by kind of fault, the seconds from its end until everything published before
-    is settled.
-    """
-
-    seed: int
-    tally: Tally = field(default_factory=Tally)
-    faults: Counter[str] = field(default_factory=Counter)
-    recoveries: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    rounds: int = 0
-    lossless_faults: int = 0
-    """Faults in rounds that may lose nothing, because Redis keeps every event in its backlog."""
-    seconds: float = 0.0
-
-    def lines(self) -> Iterator[str]:
-        """The figures as text."""
-        tally = self.tally
-        yield f"{'fault':<46}{'times':>6}  recovered in s: min  median   max"
-        for name, count in sorted(self.faults.items()):
-            found = self.recoveries[name] or [0.0]
-            low, middle, high = min(found), median(found), max(found)
-            yield f"{name:<46}{count:>6}{low:>20.1f}{middle:>8.1f}{high:>6.1f}"
-        yield f"faults injected        {self.faults.total()} in {self.rounds} rounds,"
-        yield f"  {self.lossless_faults} of them in rounds that may lose nothing"
-        yield f"events published       {tally.published}"
-        yield f"  sent without a reply     {tally.unknown}; not sent, without Redis: {tally.unsent}"
-        yield f"events loaded          {tally.loaded}, {tally.estimated} of them from a backlog"
-        yield f"lost                   {tally.lost}"
-        yield f"lost within gaps       {tally.lost_within_gaps}, with Redis or its backlog"
-        yield f"doubled                {tally.doubled}"
-        yield f"gap rows               {tally.gaps}, {tally.gap_seconds:.0f} s in all"
-        yield f"events of fronts       {tally.forwarded}; periods closed: {tally.closed}"
-        yield f"took                   {self.seconds:.0f} s, seed {self.seed}"
-
-
 def run(
     faults: int,
     seed: int,
@@ -116,12 +77,14 @@ def run(
     has_front: bool = True,
     say: Say = lambda _: None,
     directory: Path | None = None,
+    figures: Figures | None = None,
 ) -> Figures:
     """Inject so many faults, each two hundred into a new deployment with the next of ``servers``.
 
-    Raises AssertionError with all errors of the first round that has some.
+    Adds to ``figures`` while it runs. Raises AssertionError with all errors of the first round that
+    has some.
     """
-    figures = Figures(seed)
+    figures = figures or Figures([seed])
     began = time.monotonic()
     home = directory or Path(tempfile.mkdtemp(prefix="ta-chaos-"))
     say(f"seed {seed}, logs below {home}")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.runner import Figures, run
+from tests.chaos.figures import Figures
+from tests.chaos.runner import run
 
 
 def assert_clean(figures: Figures, faults: int) -> None:
