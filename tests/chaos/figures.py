@@ -58,7 +58,8 @@ class Figures:
         self.seconds += other.seconds
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        own = {name: getattr(self, name) for name in self.__slots__}
+        return json.dumps({**own, "tally": asdict(self.tally)})
 
     @classmethod
     def from_json(cls, text: str) -> "Figures":
