@@ -26,6 +26,7 @@ from accounting.db.engine import open_engine
 from accounting.domain.identity import UsernameRule
 from accounting.domain.realm_rules import RealmRule
 from accounting.errors import ConnectionLost, LockHeld, NotYet
+from accounting.front.peaks.count_peaks import count_peaks
 from accounting.front.verify import verify_installation
 from accounting.identities.realm_rules import set_rule
 from accounting.ops.registry import FRONT_JOBS, JOBS
@@ -292,6 +293,8 @@ class CellsPlayer:
         self.front.books.query("UPDATE accounting.cells SET feed_retry_at = NULL RETURNING 1")
         for job in FRONT_ORDER:
             FRONT_JOBS[job].run(self.front.books.engine)
+        while count_peaks(self.front.books.engine):  # a run counts a part of many hours
+            pass
 
     # -- what operators do
 
@@ -439,6 +442,11 @@ class CellsPlayer:
         of_cell.retired.update(backup.retired)
         self._set_clocks()
         self._reopen_by_messages(counts)
+        cell_and_whole = self._with_second_source()
+        for (kept, expected), (_, other) in zip(cell_and_whole, cell_and_whole[::-1], strict=True):
+            if SECOND_SOURCE in expected.retired and SECOND_SOURCE not in other.retired:
+                del expected.retired[SECOND_SOURCE]
+                reopen_source(kept.engine, SECOND_SOURCE)
 
     def _expect_none(self, what: str, found: list[Any]) -> None:
         if found:
