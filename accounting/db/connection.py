@@ -132,15 +132,24 @@ def _cell_away(error: psycopg.Error) -> CellAway | None:
         match = _SERVER_OF_CELL.search(primary)
         lines = (error.diag.message_detail or primary).strip().splitlines()
         return CellAway(match[1] if match else None, lines[-1].strip() if lines else primary)
-    if isinstance(error, psycopg.errors.UndefinedTable):
-        return CellAway(
-            None,
-            f"{primary.strip().splitlines()[0]}: the database is being restored, or is of another "
-            "revision than when it was last read",
-        )
+    if (reason := missing_tables(error)) is not None:
+        return CellAway(None, reason)
     if _is_server_unavailable(error):
         return CellAway(None, primary.strip().splitlines()[0])
     return None
+
+
+def missing_tables(error: Exception) -> str | None:
+    """Why a cell lacks what its front reads there, if that is the error.
+
+    A cell had its tables when it joined, so a missing one is no bug, as it would be in the database
+    itself.
+    """
+    cause = getattr(error, "orig", error)
+    if not isinstance(cause, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName):
+        return None
+    said = str(cause).splitlines()[0]
+    return f"{said}: the database is being restored, or is at another revision"
 
 
 _OF_POSTGRES_FDW: Final = ("pgfdw_", "connect_pg_server", "libpqsrv_", "check_conn_params")

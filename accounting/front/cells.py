@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
 
+import psycopg
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from accounting.db import migrations
+from accounting.db.connection import missing_tables
 from accounting.db.engine import lost_connections, open_engine
 from accounting.db.queries import Queries
 from accounting.db.revisions import head_revision
@@ -153,13 +156,17 @@ def open_cells(engine: Engine) -> Iterator[Mapping[str, Engine]]:
 
 @contextmanager
 def errors_of_cell(name: str) -> Iterator[None]:
-    """Name the cell in the errors of the block."""
+    """Name the cell in the errors of the block. One whose tables are missing is away."""
     try:
         yield
     except ConnectionLost as error:
         raise ConnectionLost(f"cell '{name}': {error}") from error
     except AccountingError as error:
         raise type(error)(f"cell '{name}': {error}") from error
+    except (psycopg.Error, DBAPIError) as error:
+        if (reason := missing_tables(error)) is None:
+            raise
+        raise ConnectionLost(f"cell '{name}': Postgres: {reason}") from error
 
 
 def _engine(url: str, password: str | None) -> Engine:
@@ -169,12 +176,14 @@ def _engine(url: str, password: str | None) -> Engine:
 def require_same_revision(engine: Engine) -> None:
     """Raise AccountingError for a cell whose tables may be others than this version's.
 
+    ConnectionLost for one that has none at the moment.
     Views of a cell can be read at another revision, but only this version writes into its tables.
     """
     revision, required = migrations.current_revision(engine), head_revision()
+    if revision is None:
+        raise ConnectionLost("has no tables: the database is being restored")
     if revision != required:
-        older = "the front" if revision is not None and revision > required else "it"
+        older = "the front" if revision > required else "it"
         raise AccountingError(
-            f"is at revision {revision or 'none'}, and this version knows {required}: "
-            f"upgrade {older} first"
+            f"is at revision {revision}, and this version knows {required}: upgrade {older} first"
         )

@@ -17,6 +17,8 @@ from accounting.simulator import wire
 Counters = tuple[int, ...]
 ZERO_COUNTERS: Final[Counters] = (0,) * 8
 WRAP: Final = 1 << 32
+PEER_BYTES: Final = (5, 7)
+"""The places of the counters whose totals wrap."""
 OPEN_ALLOCATIONS: Final = 12
 """Open allocations of a server."""
 USERS: Final = (
@@ -315,8 +317,13 @@ def expected(user: User) -> tuple[Bounds, Bounds]:
         ):
             usage = usage.plus(arrived)
         elif session.allocation_id in reused:
-            # Without the messages between two sessions their usage cannot be separated.
-            everything = Bounds(ZERO_COUNTERS, tuple(8 * count for count in session.sent_counters))
+            # Without the messages between two sessions their usage cannot be separated. The peer
+            # total of the second is compared with the bytes of both modulo 2^32.
+            most = tuple(
+                8 * count + (WRAP if index in PEER_BYTES else 0)
+                for index, count in enumerate(session.sent_counters)
+            )
+            everything = Bounds(ZERO_COUNTERS, most)
             usage, unattributed = usage.plus(everything), unattributed.plus(everything)
         elif session.has_total:
             client, peer = session.sent_counters[:4], session.arrived_counters[4:]

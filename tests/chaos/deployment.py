@@ -80,6 +80,7 @@ class DatabaseWatcher:
         self.loaded_until = 0.0
         self.lease_holder = ""
         self.delta_count = 0
+        self.histories: list[str] = []
 
     def await_recovery(self, kind: str) -> None:
         """Measure the time until everything published before now is settled."""
@@ -108,12 +109,13 @@ class DatabaseWatcher:
             "SELECT extract(epoch FROM settled_until)::float, extract(epoch FROM loaded_until)"
             "::float, (SELECT holder FROM accounting.source_leases"
             " WHERE expires_at > clock_timestamp()),"
-            " (SELECT count(*) FROM accounting.usage_deltas)"
+            " (SELECT count(*) FROM accounting.usage_deltas),"
+            " (SELECT coalesce(array_agg(history), '{}') FROM accounting.source_histories)"
             " FROM reporting.sources WHERE source = 'default'"
         ).fetchone()
         if row is None:
             return
-        settled, loaded, holder, self.delta_count = row
+        settled, loaded, holder, self.delta_count, self.histories = row
         self.settled_until, self.loaded_until = settled or 0.0, loaded or 0.0
         self.lease_holder = holder or ""
         now = time.time()
@@ -206,12 +208,11 @@ class Deployment:
         """Whether the source has the history of the master, so that it is no other source's.
 
         After a restart or a failover of Redis, a collector under another name may be the first one.
+        Postgres may be stopped, so this asks the watcher.
         """
-        with suppress(psycopg.Error, redis.RedisError), self.client() as client:
-            rows = self.query(
-                "SELECT replication_id FROM accounting.sources WHERE source = 'default'"
-            )
-            return rows == [{"replication_id": client.info("replication")["master_replid"]}]
+        with suppress(redis.RedisError), self.client() as client:
+            history = client.info("replication")["master_replid"]
+            return f"history {history}" in self.watcher.histories
         return False
 
     def verify(self) -> list[Difference]:

@@ -1,5 +1,6 @@
 """The front of a deployment: a Postgres and a scheduler of its own, and the wire to its cell."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -46,6 +47,10 @@ class Front:
         with psycopg.connect(self.postgres.url(), row_factory=dict_row) as connection:
             connection.execute("SET timezone = 'UTC'")
             return connection.execute(query, values).fetchall()
+
+    def ask_to_read_cell(self) -> None:
+        """As :meth:`read_cell_now`, without waiting for Postgres, which may be stopped."""
+        threading.Thread(target=self.read_cell_now, daemon=True).start()
 
     def read_cell_now(self) -> None:
         """Let the next run read the cell, also if it was away and is left alone for a while."""

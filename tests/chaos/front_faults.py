@@ -62,14 +62,14 @@ def silence_the_fronts_scheduler(deployment: Deployment, seconds: float) -> Iter
 def lose_answer_to_the_fronts_commit(deployment: Deployment, _seconds: float) -> Iterator[Step]:
     """Of a batch of events."""
     front = front_of(deployment)
-    front.read_cell_now()
+    front.ask_to_read_cell()
     yield from lose_commit([front.scheduler.database_proxy], "answer")
 
 
 @KINDS.kind("front scheduler wire", needs=["front"], weight=1)
 def lose_the_fronts_commit(deployment: Deployment, _seconds: float) -> Iterator[Step]:
     front = front_of(deployment)
-    front.read_cell_now()
+    front.ask_to_read_cell()
     yield from lose_commit([front.scheduler.database_proxy], "request")
 
 
@@ -101,7 +101,7 @@ def drop_the_fronts_connections_to_its_cell(
 def lose_answer_to_a_commit_in_the_cell(deployment: Deployment, _seconds: float) -> Iterator[Step]:
     """Before the front commits: it can't know whether the cell has ended the transaction."""
     front = front_of(deployment)
-    front.read_cell_now()
+    front.ask_to_read_cell()
     yield from lose_commit([front.cell_wire], "answer")
 
 

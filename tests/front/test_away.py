@@ -7,7 +7,8 @@ import psycopg
 import pytest
 
 from accounting.db.connection import lost_connections
-from accounting.errors import CellAway
+from accounting.errors import CellAway, ConnectionLost
+from accounting.ops.registry import FRONT_JOBS
 from accounting.reporting import cells, view_queries
 from accounting.reporting import reader as reader_module
 from accounting.reporting.reader import DatabaseReader
@@ -191,6 +192,22 @@ def test_a_cell_that_is_being_restored_is_away(front: Front) -> None:
                 front_connection.execute("SELECT * FROM reporting.sources")
         finally:
             connection.execute(rename.format("hidden", "reporting"))
+
+
+@pytest.mark.parametrize("job", ["bill", "peaks", "share"])
+def test_jobs_wait_for_a_cell_that_is_being_restored(front: Front, job: str) -> None:
+    """`forward` does not fail: it goes on with the other cells."""
+    schemas = ("accounting", "reporting", "cell")
+    rename = "ALTER SCHEMA {0}{1} RENAME TO {2}{1}"
+    with psycopg.connect(front.cells["north"].url(), autocommit=True) as connection:
+        for schema in schemas:
+            connection.execute(rename.format("", schema, "hidden_"))
+        try:
+            with pytest.raises(ConnectionLost, match="the database is being restored"):
+                FRONT_JOBS[job].run(front.books.engine)
+        finally:
+            for schema in schemas:
+                connection.execute(rename.format("hidden_", schema, ""))
 
 
 # Left out, and said.
