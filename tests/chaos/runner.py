@@ -26,6 +26,8 @@ FAULTS_PER_DEPLOYMENT: Final = 200
 # A gap begins at the last checkpoint before the fault and ends with the next attachment.
 SPAN_BEFORE_SECONDS: Final = 3.0
 
+LONGEST_SHOWN: Final = 5
+
 Say = Callable[[str], object]
 
 
@@ -134,7 +136,7 @@ def play_round(
     before = checker.tally.published, checker.tally.lost_within_gaps
     began = time.monotonic()
     try:
-        inject_faults(deployment, fault_round, figures, spans)
+        durations = inject_faults(deployment, fault_round, figures, spans)
         injected = time.monotonic() - began
         deployment.publisher.pause()
         drained = drain(deployment)
@@ -161,15 +163,18 @@ def play_round(
         f"  {published} published, {lost} lost within gaps; faults {injected:.1f} s,"
         f" drained in {drained:.1f} s, checked in {checked:.1f} s"
     )
+    longest = sorted(durations.items(), key=lambda entry: -entry[1])[:LONGEST_SHOWN]
+    say(f"  longest: {', '.join(f'{name} {seconds:.1f} s' for name, seconds in longest)}")
 
 
 def inject_faults(
     deployment: Deployment, fault_round: Round, figures: Figures, spans: list[TimeSpan]
-) -> None:
+) -> dict[str, float]:
     """Inject the faults of a round, each when it is due and no active fault uses the same parts.
 
-    One that has to wait lets later ones pass.
+    One that has to wait lets later ones pass. Returns the seconds that each kind has taken.
     """
+    durations: dict[str, float] = {}
     waiting = list(fault_round.faults)
     due = time.monotonic() + 0.3
     active: list[ActiveFault] = []
@@ -187,12 +192,15 @@ def inject_faults(
         for fault in list(active):
             if fault.advance():
                 active.remove(fault)
-                deployment.watcher.await_recovery(fault.planned.kind.name)
+                name = fault.planned.kind.name
+                durations[name] = durations.get(name, 0.0) + time.time() - fault.began
+                deployment.watcher.await_recovery(name)
                 if fault.planned.kind.leaves_gap or may_cost(
                     fault.planned.kind, deployment.capture
                 ):
                     spans.append((fault.began, time.time()))
         PACE.wait(STEP_SECONDS)
+    return durations
 
 
 def drain(deployment: Deployment) -> float:
