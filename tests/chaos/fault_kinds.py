@@ -41,6 +41,8 @@ class FaultKind:
     needs: frozenset[Ability] = frozenset()
     leaves_gap: bool = False
     """A gap says what a refused collector did not capture; nothing else may be missing."""
+    sets_back: bool = False
+    """A restore: what was captured since the dump is lost if Redis is lost before it is loaded."""
 
 
 class FaultKinds(dict[str, FaultKind]):
@@ -53,13 +55,21 @@ class FaultKinds(dict[str, FaultKind]):
         weight: int = 2,
         needs: Collection[Ability] = (),
         leaves_gap: bool = False,
+        sets_back: bool = False,
     ) -> Callable[[Fault], Fault]:
         """Add a fault as a kind; its name is that of the function, in words."""
 
         def enter(fault: Fault) -> Fault:
             name = getattr(fault, "__name__", "").replace("_", " ")
             self[name] = FaultKind(
-                name, fault, frozenset(takes), costs, weight, frozenset(needs), leaves_gap
+                name,
+                fault,
+                frozenset(takes),
+                costs,
+                weight,
+                frozenset(needs),
+                leaves_gap,
+                sets_back,
             )
             return fault
 

@@ -249,7 +249,7 @@ def restore(deployment: Deployment, path: Path) -> Iterator[Step]:
     scheduler.is_held_down = False
 
 
-@KINDS.kind(*RESTORES, costs=Costs.CAPTURE, weight=3)
+@KINDS.kind(*RESTORES, costs=Costs.CAPTURE, weight=3, sets_back=True)
 def restore_postgres_from_a_dump(deployment: Deployment, seconds: float) -> Iterator[Step]:
     path = yield from dump(deployment, str(number_of(seconds)))
     yield seconds
@@ -575,7 +575,7 @@ def restart_redis_with_its_snapshot(deployment: Deployment, seconds: float) -> I
     deployment.master.start()
 
 
-@KINDS.kind(*RESTORES, costs=Costs.CAPTURE)
+@KINDS.kind(*RESTORES, costs=Costs.CAPTURE, sets_back=True)
 def restore_after_a_takeover(deployment: Deployment, seconds: float) -> Iterator[Step]:
     """The spool of the machine that collects now may not reach back to the dump."""
     path = yield from dump(deployment, str(number_of(seconds)))

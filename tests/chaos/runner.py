@@ -14,7 +14,7 @@ from typing import Final
 
 from tests.chaos.checker import Checker, TimeSpan
 from tests.chaos.deployment import Capture, Deployment, running_deployment
-from tests.chaos.fault_kinds import Step
+from tests.chaos.fault_kinds import FaultKind, Step
 from tests.chaos.figures import Figures
 from tests.chaos.plan import PlannedFault, Round, may_cost, plan_rounds
 
@@ -195,12 +195,19 @@ def inject_faults(
                 name = fault.planned.kind.name
                 durations[name] = durations.get(name, 0.0) + time.time() - fault.began
                 deployment.watcher.await_recovery(name)
-                if fault.planned.kind.leaves_gap or may_cost(
-                    fault.planned.kind, deployment.capture
-                ):
+                if may_leave_gap(fault.planned.kind, fault_round, deployment):
                     spans.append((fault.began, time.time()))
         PACE.wait(STEP_SECONDS)
     return durations
+
+
+def may_leave_gap(kind: FaultKind, fault_round: Round, deployment: Deployment) -> bool:
+    """Whether events may be missing that were published since the fault began, within a gap."""
+    return (
+        kind.leaves_gap
+        or may_cost(kind, deployment.capture)
+        or (kind.sets_back and fault_round.may_lose)
+    )
 
 
 def drain(deployment: Deployment) -> float:
