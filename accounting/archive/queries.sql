@@ -61,3 +61,7 @@ COPY pg_temp.key_sightings (
     source_id, epoch, position, sighting, database, realm_id, username_key, user_key,
     allocation_id, scan_started_at, seen_at, idle_seconds
 ) FROM STDIN (FORMAT csv);
+
+-- name: source_ids
+-- The numbers of all sources of this database, in service or not.
+SELECT source_id FROM accounting.sources;

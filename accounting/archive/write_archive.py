@@ -61,8 +61,8 @@ def archive_day(
 
     ``address``: the place's path or URL. An archive that already has the day's rows is only
     checked. Raises NotYet while a source may bring more reports of the day, ConfigurationError
-    without pyarrow, ConnectionLost, and AccountingError where the place refuses something or gives
-    back something else.
+    without pyarrow, ConnectionLost, and AccountingError where the place refuses something, gives
+    back something else, or has the day of another database.
     """
     parquet.require_pyarrow()
     place = open_place(address)
@@ -80,6 +80,8 @@ def archive_day(
         part = archive_records.next_part(connection, day)
         manifest = read_archive_manifest(place, day, part)
         if manifest is None or manifest.contents != contents:
+            if manifest is not None:
+                _require_own(connection, place, manifest)
             _write_day(connection, place, day, part, contents, progress)
     manifest = read_archive_manifest(place, day, part)
     location = place.location(archive_manifest_name(day, part))
@@ -97,6 +99,18 @@ def _require_settled(connection: Connection, day: date) -> None:
     for source, settled_until in sources_before(connection, until):
         reached = "not settled yet" if settled_until is None else f"settled until {settled_until}"
         raise NotYet(f"source '{source}' may bring more reports of {day} (UTC): it is {reached}")
+
+
+def _require_own(connection: Connection, place: Place, manifest: ArchiveManifest) -> None:
+    """Raise AccountingError for an archive of another database, which would be replaced."""
+    own = set(connection.execute(_QUERIES.text("source_ids")).scalars())
+    for source in manifest.contents:
+        if source.source_id not in own:
+            name = place.location(archive_manifest_name(manifest.day, manifest.part))
+            raise AccountingError(
+                f"{name}: the archive of another database, with source '{source.source}': give "
+                "each database a place of its own"
+            )
 
 
 def _write_day(

@@ -54,7 +54,7 @@ class PartlyDroppedPeriod:
 
     ``proof``: the last one made while all were there; None where there was none. ``archives``:
     where days of the period are archived. ``unarchived_days``: of how many days reports were
-    dropped without an archive.
+    dropped without an archive. ``cell``: of a front, whose books these are.
     """
 
     realm: str
@@ -63,6 +63,7 @@ class PartlyDroppedPeriod:
     proof: Proof | None
     archives: tuple[str, ...] = ()
     unarchived_days: int = 0
+    cell: str | None = None
 
 
 def find_closed_periods(

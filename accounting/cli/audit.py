@@ -75,7 +75,7 @@ def _verify_archive(archive: str, realm: str | None, period: date | None, *, as_
 
     result = ArchiveResult()
     with (
-        writer_engine(command_settings()) as engine,
+        cell_engine(command_settings()) as engine,
         progress_line("verifying") as progress,
     ):
         for difference in verify_archive(
@@ -180,8 +180,9 @@ def dropped_notice(period: "PartlyDroppedPeriod") -> str:
 
     And where those that were dropped are archived.
     """
+    where = "" if period.cell is None else f" in cell '{period.cell}'"
     dropped = (
-        f"period {period.period} of realm '{visible(period.realm)}': "
+        f"period {period.period} of realm '{visible(period.realm)}'{where}: "
         f"reports before {period.kept_since} (UTC) were dropped"
     )
     if period.archives:

@@ -20,7 +20,7 @@ from accounting.cli.arguments import (
 )
 from accounting.cli.output import BinaryOutput, write, write_message
 from accounting.cli.progress import progress_line
-from accounting.cli.resources import command_settings, open_reader, writer_engine
+from accounting.cli.resources import cell_engine, command_settings, open_reader
 from accounting.domain.calendar import BucketLength
 from accounting.errors import UsageError
 from accounting.export.selection import ExportFormat, ExportKind, Selection
@@ -189,7 +189,7 @@ def export_reports(
     if not is_url(output):
         _check_directory(Path(output))
     with (
-        writer_engine(command_settings()) as engine,
+        cell_engine(command_settings()) as engine,
         progress_line("archiving") as progress,
     ):
         manifest = archive_day(engine, output, day, progress)

@@ -13,7 +13,7 @@ from accounting.cli.resources import command_settings
 from accounting.cli.rows import ListForm, Listing, arranged, write_list
 from accounting.cli.table import Column, Kind
 from accounting.domain.human_text import minute
-from accounting.errors import UsageError
+from accounting.errors import ConnectionLost, UsageError
 
 if TYPE_CHECKING:
     from accounting.db.engine import Engine
@@ -78,11 +78,17 @@ def join(
     The cell gets the schema, if it has none, and the key of this installation,
     if it has no users yet. The front reads it with the reader's rights.
     """
+    from accounting.db.connection import needs_password
     from accounting.front.join import join_cell
 
     password = None if password_file is None else _read_password(password_file)
-    with _owner_engine() as engine:
-        join_cell(engine, name, url, password)
+    try:
+        with _owner_engine() as engine:
+            join_cell(engine, name, url, password)
+    except ConnectionLost as error:
+        if password is None and needs_password(error):
+            raise ConnectionLost(f"{error}: give it with --password-file") from error
+        raise
     write_message(f"cell '{name}' has joined")
 
 

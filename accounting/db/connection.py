@@ -130,8 +130,9 @@ def _cell_away(error: psycopg.Error) -> CellAway | None:
     primary = error.diag.message_primary or ""
     if isinstance(error, psycopg.errors.SqlclientUnableToEstablishSqlconnection):
         match = _SERVER_OF_CELL.search(primary)
-        lines = (error.diag.message_detail or primary).strip().splitlines()
-        return CellAway(match[1] if match else None, lines[-1].strip() if lines else primary)
+        return CellAway(match[1] if match else None, _reason(error.diag.message_detail or primary))
+    if isinstance(error, psycopg.errors.ProhibitedSqlStatementAttempted):
+        return CellAway(None, _LACKS_LOGIN)
     if (reason := missing_tables(error)) is not None:
         return CellAway(None, reason)
     if _is_server_unavailable(error):
@@ -152,6 +153,26 @@ def missing_tables(error: Exception) -> str | None:
     return f"{said}: the database is being restored, or is at another revision"
 
 
+def needs_password(error: BaseException) -> bool:
+    """Whether a server asked for a password, and none was given."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, psycopg.Error) and cause.pgconn is not None:
+            return bool(cause.pgconn.needs_password)
+        cause = cause.__cause__
+    return False
+
+
+def _reason(detail: str) -> str:
+    """The last attempt to connect of those that libpq lists; it indents its hints."""
+    lines = [line for line in detail.splitlines() if line and not line[0].isspace()]
+    return lines[-1] if lines else detail.strip()
+
+
+_LACKS_LOGIN: Final = (
+    "the front has no password for it, as after a restore of a dump that no superuser made: let it "
+    "join again"
+)
 _OF_POSTGRES_FDW: Final = ("pgfdw_", "connect_pg_server", "libpqsrv_", "check_conn_params")
 """The functions of its source that report such errors."""
 

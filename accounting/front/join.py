@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Final
 from uuid import UUID
 
+import psycopg
 from psycopg.errors import (
     FeatureNotSupported,
     InsufficientPrivilege,
@@ -33,7 +34,7 @@ def make_front(engine: Engine) -> None:
     may not create the extension.
     """
     cell_views.upgrade(engine)
-    with _refusals(), lost_connections(), engine.begin() as connection:
+    with lost_connections(), _refusals(), engine.begin() as connection:
         if connection.execute(_QUERIES.text("has_own_books")).scalar_one():
             raise UsageError(
                 "this database has books of its own: a front has none, so make another"
@@ -56,7 +57,7 @@ def join_cell(engine: Engine, name: str, url: str, password: str | None) -> None
     rights of the owner of the schema.
     """
     checked_cell_url(url)
-    with _refusals(), lost_connections(), engine.begin() as connection:
+    with lost_connections(), _refusals(), engine.begin() as connection:
         cells.require_front(connection)
         lock(connection, "cells")
         front = membership.FrontIdentity(connection)
@@ -109,7 +110,7 @@ def leave(engine: Engine, name: str, *, without_its_usage: bool = False) -> str 
     can tell; not with ``without_its_usage``. Raises LockHeld while someone's open
     transaction has read the front's views: repeat it then.
     """
-    with _refusals(), lost_connections(), engine.begin() as connection:
+    with lost_connections(), _refusals(), engine.begin() as connection:
         cells.require_front(connection)
         lock(connection, "cells")
         cell = cells.find_cell(connection, name)
@@ -168,16 +169,17 @@ def _refusals() -> Iterator[None]:
     """Name the right that a login lacks."""
     try:
         yield
-    except DBAPIError as error:
-        if isinstance(error.orig, InsufficientPrivilege):
+    except (DBAPIError, psycopg.Error) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(cause, InsufficientPrivilege):
             raise NotAllowed(
-                f"Postgres: {str(error.orig).splitlines()[0]}: a front is made, and cells join, "
-                "with a login that may create the extension postgres_fdw and act as "
+                f"Postgres: {str(cause).splitlines()[0]}: a front is made, and cells join and "
+                "leave, with a login that may create the extension postgres_fdw and act as "
                 "turn_accounting_owner; a cell that asks for no password needs a superuser"
             ) from error
-        if isinstance(error.orig, FeatureNotSupported | UndefinedFile):
+        if isinstance(cause, FeatureNotSupported | UndefinedFile):
             raise AccountingError(
-                f"Postgres: {str(error.orig).splitlines()[0]}: install the extension "
+                f"Postgres: {str(cause).splitlines()[0]}: install the extension "
                 "postgres_fdw, which is part of PostgreSQL's own packages"
             ) from error
         raise

@@ -39,9 +39,10 @@ def prepare_cell(
     """Make a database a cell of a front.
 
     A database without a schema gets it. Its key becomes that of the installation, while no name
-    was made into a key by its own. ``known``: the databases of the other cells, with the names of
-    those that have not left. ``joined``: the database that has this name, if one has joined. Raises
-    UsageError for a database that can't be joined. What differs in a cell that joined before is a
+    was made into a key by its own; the key of the first cell may become the installation's.
+    ``known``: the databases of the other cells, with the names of those that have not left.
+    ``joined``: the database that has this name, if one has joined. Raises UsageError for a database
+    that can't be joined. What differs in a cell that joined before is a
     problem that `doctor` names.
     """
     is_new = joined is None
@@ -136,9 +137,26 @@ class FrontIdentity:
 
     def __init__(self, connection: Connection) -> None:
         """Read it from the front. The connection has the rights of the writer."""
+        self._connection = connection
         self.key = bytes(connection.execute(_QUERIES.text("identity_key")).scalar_one())
         self.uri: str = connection.execute(_QUERIES.text("installation_uri")).scalar_one()
         self.collation: str = connection.execute(_QUERIES.text("database_collation")).scalar_one()
+
+    def take_key(self, key: bytes) -> bool:
+        """Make the key of the first cell that of the installation; returns whether it could.
+
+        Not once the front knows a cell, or a user by its own key. The connection has the rights of
+        the owner.
+        """
+        connection = self._connection
+        if connection.execute(_QUERIES.text("has_keys")).scalar_one():
+            return False
+        connection.execute(_QUERIES.text("become_owner"))
+        connection.execute(_QUERIES.text("set_identity_key"), {"key": key})
+        connection.execute(_QUERIES.text("reset_role"))
+        self.key = key
+        self.uri = connection.execute(_QUERIES.text("installation_uri")).scalar_one()
+        return True
 
 
 def _check_collation(connection: Connection, front: FrontIdentity) -> None:
@@ -165,8 +183,11 @@ def _share_identity_key(connection: Connection, front: FrontIdentity) -> None:
     if uri == front.uri:
         return
     if connection.execute(_QUERIES.text("has_users")).scalar_one():
+        if front.take_key(bytes(connection.execute(_QUERIES.text("identity_key")).scalar_one())):
+            return
         raise UsageError(
-            "has users with keys of another installation: the same user would have two keys"
+            "has users with keys of another installation: the same user would have two keys; only "
+            "the first cell of a front may have users before it joins, so let a new database join"
         )
     with _refusals():
         connection.execute(_QUERIES.text("become_owner"))
@@ -196,6 +217,6 @@ def _refusals() -> Iterator[None]:
         if isinstance(error.orig, InsufficientPrivilege):
             raise NotAllowed(
                 "its login may not set the identity key: join once with the login that runs "
-                "`turn-accounting db upgrade` there"
+                "`turn-accounting db upgrade` there, and then again with this one"
             ) from error
         raise

@@ -26,6 +26,10 @@ GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO turn_accounting_owner;
 -- Takes the owner's role for this transaction.
 SET LOCAL ROLE turn_accounting_owner;
 
+-- name: reset_role
+-- Gives the role of the login back.
+RESET ROLE;
+
 -- name: read_cells
 -- The cells of this front, by name.
 SELECT cell_id, cell, url, revision, front_revision, joined_at FROM accounting.cells ORDER BY cell;
@@ -54,6 +58,14 @@ SELECT front, cell FROM accounting.membership;
 -- name: has_users
 -- Whether any name was made into a key.
 SELECT EXISTS (SELECT FROM accounting.users) OR EXISTS (SELECT FROM accounting.sources);
+
+-- name: has_keys
+-- In a front: whether it knows a cell, present or former, or a user by a key.
+SELECT EXISTS (SELECT FROM accounting.cells) OR EXISTS (SELECT FROM accounting.feed_positions)
+    OR EXISTS (SELECT FROM accounting.users) OR EXISTS (SELECT FROM accounting.erasures)
+    OR EXISTS (SELECT FROM accounting.limits WHERE user_key IS NOT NULL)
+    OR EXISTS (SELECT FROM access.tokens WHERE user_key IS NOT NULL)
+    OR EXISTS (SELECT FROM accounting.webhook_customers);
 
 -- name: set_identity_key
 -- Gives this database the key of the installation. The owner may.

@@ -55,7 +55,9 @@ def verify_installation(
                 yield replace(difference, what=f"{difference.what} of cell {cell.cell}")
         summary.sessions += of_cell.sessions
         summary.differences += of_cell.differences
-        summary.partly_dropped += of_cell.partly_dropped
+        summary.partly_dropped += [
+            replace(dropped, cell=cell.cell) for dropped in of_cell.partly_dropped
+        ]
     for difference in chain(
         check_billing(engine, realm, period),
         _peak_differences(engine, realm) if period is None else (),

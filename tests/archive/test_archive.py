@@ -289,6 +289,18 @@ def test_reports_that_come_after_their_day_was_dropped_are_another_part(
     assert (place / "reports_2026-11-02_2.manifest.json").exists()
 
 
+def test_the_archive_of_another_database_is_not_replaced(closed: Books, place: Path) -> None:
+    """As where two cells were given one place."""
+    archive_day(closed.engine, str(place), FIRST_DAY)
+    manifest = json.loads((place / MANIFEST).read_text())
+    manifest["sources"][0]["source_id"] += 1
+    of_another = json.dumps(manifest)
+    (place / MANIFEST).write_text(of_another)
+    with pytest.raises(AccountingError, match="of another database, with source 'default'"):
+        retain(closed.engine, DAYS_TO_DROP_ALL, str(place))
+    assert (place / MANIFEST).read_text() == of_another
+
+
 def test_a_dry_run_says_where_days_would_be_archived(closed: Books, place: Path) -> None:
     shown = turn_accounting(
         "job", "run", "retain", "--dry-run",

@@ -112,7 +112,23 @@ def test_a_read_of_a_cell_that_is_down_names_it(front: Front, link: CellLink, co
     link.cut()
     result = run(front, *command.split())
     assert result.code == 1
-    assert result.error_line.startswith("cell 'north' does not answer: ")
+    assert result.error_line.startswith("cell 'north' does not answer: connection to server ")
+
+
+def test_a_cell_whose_password_a_dump_lacks_is_named(front: Front) -> None:
+    mapping = (
+        "ALTER USER MAPPING FOR turn_accounting_owner SERVER cell_north"
+        " OPTIONS (SET password_required '{}')"
+    )
+    with psycopg.connect(front.books.url(), autocommit=True) as superuser:
+        superuser.execute(mapping.format("true").encode())
+        try:
+            result = run(front, "usage", "--json")
+        finally:
+            superuser.execute(mapping.format("false").encode())
+    assert result.code == 1
+    assert result.error_line.startswith("cell 'north' does not answer: the front has no password")
+    assert result.error_line.endswith("let it join again")
 
 
 def test_sql_has_the_name_of_the_server_and_the_state(front: Front, link: CellLink) -> None:

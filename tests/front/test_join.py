@@ -9,12 +9,12 @@ import pytest
 
 from accounting.billing.close_period import close_periods
 from accounting.db import locks
-from accounting.db.engine import psycopg_connection
+from accounting.db.engine import open_engine, psycopg_connection
 from accounting.errors import AccountingError, LockHeld, UsageError
 from accounting.front import foreign_server, join
 from accounting.front.shared.share import share
 from accounting.front.status import cell_states
-from tests.support.books import READER, cloned_database
+from tests.support.books import READER, WRITER, cloned_database
 from tests.support.command import turn_accounting
 from tests.support.fronts import HOUR, Front, call, open_front
 from tests.support.password_logins import password_login
@@ -73,6 +73,38 @@ def test_an_open_reader_is_waited_for_a_moment_and_then_named(
             other.execute("SET lock_timeout = '1s'")
             other.execute(query)
     run()
+
+
+def test_a_running_installation_becomes_the_first_cell_of_a_new_front(
+    postgres_server: PostgresServer,
+) -> None:
+    """Its users keep their keys, which the front and the cells that come later get."""
+    key = "SELECT identity_key, reporting.feed_source() AS uri FROM accounting.installation"
+    with (
+        cloned_database(postgres_server) as front,
+        cloned_database(postgres_server) as first,
+        cloned_database(postgres_server) as second,
+    ):
+        for name in (first, second):
+            with psycopg.connect(postgres_server.url(database=name)) as connection:
+                connection.execute(
+                    "UPDATE accounting.installation SET identity_key = sha256(%s)", [name.encode()]
+                )
+        with psycopg.connect(postgres_server.url(database=first)) as connection:
+            connection.execute(
+                "INSERT INTO accounting.users (user_key, realm_id, user_id)"
+                " VALUES (gen_random_uuid(), 1, 'alice')"
+            )
+            before = connection.execute(key).fetchone()
+        engine = open_engine(postgres_server.url(database=front))
+        join.make_front(engine)
+        for cell in (first, second):
+            join.join_cell(engine, cell, postgres_server.url(database=cell), None)
+        assert [row["state"] for row in cell_states(engine)] == ["ok", "ok"]
+        engine.dispose()
+        for name in (front, first, second):
+            with psycopg.connect(postgres_server.url(database=name)) as connection:
+                assert connection.execute(key).fetchone() == before
 
 
 def test_a_cell_with_users_of_another_key_can_t_join(
@@ -205,6 +237,9 @@ def test_the_commands_with_a_password(postgres_server: PostgresServer, tmp_path:
         password.write_text("s3cret\n")
         url = postgres_server.url(login.name, cell)
         join_it = ("front", "join", "a", url, "--password-file", str(password))
+        without = turn_accounting(*join_it[:4], **settings)
+        assert without.code == 1
+        assert without.error_line.endswith("no password supplied: give it with --password-file")
         joined = turn_accounting(*join_it, **settings)
         assert joined.code == 0, joined.err
         [row] = turn_accounting("front", "list", "--json", **settings).rows
@@ -217,6 +252,15 @@ def test_the_commands_with_a_password(postgres_server: PostgresServer, tmp_path:
         [row] = turn_accounting("front", "list", "--json", **settings).rows
         assert row["state"] == "ok"
         assert turn_accounting("front", "leave", "a", **settings).code == 0
+
+
+@pytest.mark.parametrize("command", ["join", "leave"])
+def test_a_login_of_a_service_may_not_change_the_cells(front: Front, command: str) -> None:
+    url = front.cells["south"].url()
+    arguments = ("south", url) if command == "join" else ("south", "--without-its-usage")
+    refused = turn_accounting("front", command, *arguments, database_url=front.books.url(WRITER))
+    assert refused.code == 2
+    assert "act as turn_accounting_owner" in refused.error_line
 
 
 def test_the_password_of_a_cell_is_not_in_the_log_of_the_front(front: Front) -> None:

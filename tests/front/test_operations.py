@@ -51,7 +51,14 @@ def run(front: Front, *arguments: str, **settings: str) -> CommandResult:
 
 @pytest.mark.parametrize(
     "command",
-    ["rebuild --reason test", "reconcile turn.log", "collect", "source retire unknown"],
+    [
+        "rebuild --reason test",
+        "reconcile turn.log",
+        "collect",
+        "source retire unknown",
+        "export reports --day 2026-11-02 --output archive",
+        "verify --archive archive",
+    ],
 )
 def test_what_works_in_a_cell_is_refused(
     front: Front, command: str, tmp_path_factory: pytest.TempPathFactory
@@ -115,6 +122,7 @@ def test_the_doctor_has_a_finding_for_each_cell(front: Front, link: CellLink) ->
     result = run(front, "doctor", "--json")
     findings = [json.loads(line) for line in result.out.splitlines()]
     assert result.code == 1
+    assert not [finding for finding in findings if "partition" in str(finding)]
     findings = [finding for finding in findings if finding["subject"] != "postgres"]
     errors = [finding for finding in findings if finding["level"] == "error"]
     assert [finding["subject"] for finding in errors] == ["cells"]

@@ -13,9 +13,12 @@ DISK_FULL_BYTES: Final = 200 * 10**6
 
 
 def check_postgres(
-    facts: PostgresFacts, *, head: str, disk_free_bytes: int | None
+    facts: PostgresFacts, *, head: str, disk_free_bytes: int | None, captures: bool = True
 ) -> Iterator[Finding]:
-    """Check a server that answers. ``disk_free_bytes``: None where its disk isn't accessible."""
+    """Check a server that answers. ``disk_free_bytes``: None where its disk isn't accessible.
+
+    ``captures``: not a front, which has no reports of its own.
+    """
     version = f"Postgres {facts.version // 10_000}.{facts.version % 10_000}"
     if facts.version < MIN_VERSION:
         yield error(COMPONENT, "version", version, "use Postgres 15 or newer")
@@ -47,7 +50,7 @@ def check_postgres(
     yield from _check_durability(facts)
     yield _check_login(facts.login)
     if facts.login.sees_tables:
-        yield from _check_schema(facts, head)
+        yield from _check_schema(facts, head, captures=captures)
     yield _check_disk(facts, disk_free_bytes)
 
 
@@ -94,7 +97,7 @@ def _check_durability(facts: PostgresFacts) -> Iterator[Finding]:
         yield ok(COMPONENT, "durable", "commits survive a crash")
 
 
-def _check_schema(facts: PostgresFacts, head: str) -> Iterator[Finding]:
+def _check_schema(facts: PostgresFacts, head: str, *, captures: bool) -> Iterator[Finding]:
     if facts.revision != head:
         yield error(
             COMPONENT,
@@ -119,7 +122,7 @@ def _check_schema(facts: PostgresFacts, head: str) -> Iterator[Finding]:
         )
     if not (facts.missing_roles or facts.missing_privileges or facts.excess_privileges):
         yield ok(COMPONENT, "rights", "each role has exactly its own")
-    if facts.days_without_partition:
+    if captures and facts.days_without_partition:
         days = ", ".join(str(day) for day in facts.days_without_partition)
         yield warning(
             COMPONENT,
@@ -127,7 +130,7 @@ def _check_schema(facts: PostgresFacts, head: str) -> Iterator[Finding]:
             f"none for {days}",
             "let `turn-accounting schedule` run, or run `turn-accounting job run partitions`",
         )
-    else:
+    elif captures:
         yield ok(COMPONENT, "partitions", "exist for today and the coming days")
 
 

@@ -117,6 +117,9 @@ def _examine_postgres(settings: Settings, url: str | None, snapshot: Snapshot) -
     free_bytes = None
     if directory is not None and Path(directory).exists():
         free_bytes = shutil.disk_usage(directory).free
-    yield from check_postgres(facts, head=head_revision(), disk_free_bytes=free_bytes)
+    captures = snapshot.database is None or not snapshot.database.is_front
+    yield from check_postgres(
+        facts, head=head_revision(), disk_free_bytes=free_bytes, captures=captures
+    )
     yield check_clock("postgres", clock_offset)
     yield from of_books
