@@ -7,7 +7,7 @@ import typer
 
 from accounting.cli.arguments import PeriodDay, RealmName, list_options, name_argument
 from accounting.cli.output import write, write_message
-from accounting.cli.resources import cell_engine, command_settings, writer_engine
+from accounting.cli.resources import command_settings, writer_engine
 from accounting.cli.rows import ListForm, Listing, write_query
 from accounting.cli.table import Column, Kind
 from accounting.cli.terminal_text import GREEN, YELLOW
@@ -86,7 +86,7 @@ def close(
     """Close a period now: its statement is final from then on."""
     from accounting.billing.close_period import close_period
 
-    with cell_engine(command_settings(), source=next(iter(without or ()), None)) as engine:
+    with writer_engine(command_settings()) as engine:
         closed = close_period(
             engine, realm, period, excluded_sources=without or (), dry_run=dry_run
         )
