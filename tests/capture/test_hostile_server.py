@@ -44,7 +44,9 @@ def test_a_flood_within_a_stream_does_not_fill_the_memory(
 ) -> None:
     with (
         Proxy(valkey_master) as proxy,
-        CollectorProcess(proxy.url, tmp_path, capture=capture, queue_bytes=16 << 20) as collector,
+        CollectorProcess(
+            proxy.url, tmp_path, capture=capture, queue_bytes=16 << 20, own_python=True
+        ) as collector,
     ):
         path = spool_path(tmp_path, "test")
         wait_until(path.exists)

@@ -19,7 +19,7 @@ from tests.support.books import WRITER, Books
 from tests.support.command import environment, turn_accounting
 from tests.support.page_commands import command_blocks
 from tests.support.servers import ValkeyServer, free_port, wait_until
-from tests.support.service import SERVICE, SHORT_SERVICE, Service
+from tests.support.service import SERVICE, Service
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_the_examples_of_services_run_until_they_are_stopped(
         "ACCOUNTING_WEB_LISTEN": listen,
     }
     # The first as it is, the others with short waits.
-    module = SHORT_SERVICE if number else SERVICE
+    module = None if number else SERVICE
     with Service(
         command, tmp_path / "service", settings, options=options, module=module
     ) as service:

@@ -11,7 +11,15 @@ from pathlib import Path
 
 from tests.support.books import Books
 from tests.support.servers import ValkeyServer, wait_until
-from tests.support.service import ROOT, Service, arguments, descendants, processes_in, title
+from tests.support.service import (
+    ROOT,
+    SHORT_SERVICE,
+    Service,
+    arguments,
+    descendants,
+    processes_in,
+    title,
+)
 
 PROGRAM = """
     import os, signal, threading
@@ -95,7 +103,7 @@ def running_up(books: Books, data_dir: Path) -> Iterator[Service]:
             "ACCOUNTING_DATABASE_URL": books.url("turn_accounting_writer"),
             "ACCOUNTING_REDIS_URL": valkey.url,
         }
-        with Service("up", data_dir, settings) as up:
+        with Service("up", data_dir, settings, module=SHORT_SERVICE) as up:
             up.wait_until_capturing()
             for command in ("collect", "schedule", "load"):
                 up.wait_for_child(command)

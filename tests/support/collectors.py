@@ -1,5 +1,6 @@
 """Collectors for tests, in a thread or in a process that can be killed; publishing and reading."""
 
+import signal
 import subprocess
 import sys
 import threading
@@ -23,6 +24,8 @@ from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.records import Gap, MessageOrigin
 from accounting.capture.spool.spool import Spool
 from accounting.domain.client_addresses import ClientAddresses
+from tests.support import collector_process
+from tests.support.fork_server import ForkedProcess
 from tests.support.redis_proxy import Proxy
 from tests.support.servers import RedisServer, wait_until
 
@@ -147,24 +150,36 @@ class CollectorProcess:
         max_file_bytes: int | None = None,
         capture: str = "subscribe",
         queue_bytes: int = 64 << 20,
+        own_python: bool = False,
     ) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.collector_process", str(data_dir)]
-            + ([str(max_file_bytes)] if max_file_bytes else []),
-            env={
-                "ACCOUNTING_REDIS_URL": url,
-                "ACCOUNTING_SOURCE": "test",
-                "ACCOUNTING_CAPTURE": capture,
-                "ACCOUNTING_SPOOL_QUEUE_BYTES": str(queue_bytes),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        """Start it: forked, unless it has a Python of its own, whose memory is its own too."""
+        self._output = data_dir / "collector.out"
+        data_dir.mkdir(parents=True, exist_ok=True)
+        self._output.write_bytes(b"")
+        arguments = [str(data_dir), *([str(max_file_bytes)] if max_file_bytes else [])]
+        environ = {
+            "ACCOUNTING_REDIS_URL": url,
+            "ACCOUNTING_SOURCE": "test",
+            "ACCOUNTING_CAPTURE": capture,
+            "ACCOUNTING_SPOOL_QUEUE_BYTES": str(queue_bytes),
+        }
+        self._process: ForkedProcess | subprocess.Popen[bytes]
+        if not own_python:
+            self._process = ForkedProcess(
+                collector_process.run_forked, arguments, environ, self._output
+            )
+            return
+        with self._output.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", collector_process.__name__, *arguments],
+                env=environ,
+                stdout=output,
+                stderr=output,
+            )
 
     def kill(self) -> None:
         self._process.kill()
-        self._process.communicate(timeout=30)
+        self._process.wait(30)
 
     def peak_bytes(self) -> int:
         """The most memory that the process has had so far."""
@@ -173,13 +188,13 @@ class CollectorProcess:
         return int(line.split()[1]) << 10
 
     def terminate(self) -> tuple[int, str]:
-        self._process.terminate()
+        self._process.send_signal(signal.SIGTERM)
         return self.wait()
 
     def wait(self) -> tuple[int, str]:
         """The exit code and the output."""
-        output = self._process.communicate(timeout=60)[0]
-        return self._process.returncode, output
+        code = self._process.wait(60)
+        return code, self._output.read_text()
 
     def __enter__(self) -> Self:
         return self
@@ -190,8 +205,7 @@ class CollectorProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._process.kill()
-        self._process.communicate(timeout=30)
+        self.kill()
 
 
 class Publisher:

@@ -9,7 +9,6 @@ import json
 import multiprocessing
 import multiprocessing.context
 import os
-import pkgutil
 import pty
 import struct
 import sys
@@ -21,21 +20,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import accounting
 from accounting.cli.main import main
 from accounting.cli.resources import command_settings
 from accounting.ops import service
 from accounting.ops.stop_signals import stop_on_signals
+from tests.support.fork_server import FORK_SERVER
+from tests.support.short_waits import CAPTURE, SERVICE, shorten
 
 TIMEOUT_SECONDS: Final = 60
 PREFIX: Final = "ACCOUNTING_"
-FORK_SERVER: Final = multiprocessing.get_context("forkserver")
-FORK_SERVER.set_forkserver_preload(
-    [
-        *(module.name for module in pkgutil.walk_packages(accounting.__path__, "accounting.")),
-        __name__,
-    ]
-)
 
 
 class CommandResult(NamedTuple):
@@ -158,13 +151,20 @@ def run_in_terminal(
     run_here(arguments, environ, terminal, err)
 
 
+def run_service(arguments: tuple[str, ...], environ: dict[str, str], out: Path, err: Path) -> None:
+    """Run a command of the service with short waits, in its data directory."""
+    shorten({**CAPTURE, **SERVICE})
+    os.chdir(environ[f"{PREFIX}DATA_DIR"])
+    run_here(arguments, environ, out, err)
+
+
 def run_here(arguments: tuple[str, ...], environ: dict[str, str], out: Path, err: Path) -> None:
     """Run the command in this process, which the fork server has started for it."""
     for descriptor, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), descriptor)
     # The server's own object may hold another kind of file.
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
     os.environ.clear()
     os.environ.update(environ)
     if arguments == ("load",):

@@ -1,4 +1,4 @@
-"""Processes of the service for tests: ``python -m accounting ...`` with short waits, or as it is.
+"""Processes of the service for tests: forked, with short waits, or ``python -m accounting ...``.
 
 with Service("up", data_dir, {"ACCOUNTING_REDIS_URL": valkey.url}) as up:
     up.wait_until_capturing()
@@ -19,12 +19,15 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from accounting.embedded.child import die_with_parent
+from tests.support.command import run_service
+from tests.support.fork_server import ForkedProcess
 from tests.support.servers import wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SERVICE: Final = "accounting"
 """The module that an operator runs."""
 SHORT_SERVICE: Final = "tests.support.short_service"
+"""With short waits in a Python of its own, whose modules and arguments are its own too."""
 TEST_SETTINGS: Final[Mapping[str, str]] = {
     "ACCOUNTING_SETTLE_INTERVAL_SECONDS": "0.2",
     "ACCOUNTING_ROLLUP_INTERVAL_SECONDS": "0.2",
@@ -44,7 +47,7 @@ def environment(data_dir: Path, settings: Mapping[str, str] | None = None) -> di
 
 
 class Service:
-    """One running command of the service; the constructor starts it."""
+    """One running command of the service."""
 
     def __init__(
         self,
@@ -53,19 +56,28 @@ class Service:
         settings: Mapping[str, str] | None = None,
         *,
         options: Sequence[str] = (),
-        module: str = SHORT_SERVICE,
+        module: str | None = None,
     ) -> None:
+        """Start it: forked, with short waits, unless a ``module`` is given."""
         self.command = command
         self.data_dir = data_dir
         data_dir.mkdir(parents=True, exist_ok=True)
         number = len(list(data_dir.glob(f"{command}-*.out")))
         self._out = data_dir / f"{command}-{number}.out"
         self._log = data_dir / f"{command}-{number}.log"
+        self._out.touch()
+        self._log.touch()
+        environ = environment(data_dir, settings)
+        self.process: ForkedProcess | subprocess.Popen[bytes]
+        if module is None:
+            words = (command, *options)
+            self.process = ForkedProcess(run_service, words, environ, self._out, self._log)
+            return
         with self._out.open("wb") as out, self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module, command, *options],
                 cwd=ROOT,
-                env=environment(data_dir, settings),
+                env=environ,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=log,
@@ -184,10 +196,10 @@ def processes_in(data_dir: Path) -> list[int]:
             continue
         try:
             has_setting = b"ACCOUNTING_DATA_DIR=" + name + b"\0" in (entry / "environ").read_bytes()
-            is_inside = os.fsencode((entry / "cwd").readlink()).startswith(name + b"/")
+            directory = os.fsencode((entry / "cwd").readlink())
         except OSError:  # it has ended, or is a zombie
             continue
-        if has_setting or is_inside:
+        if has_setting or (directory + b"/").startswith(name + b"/"):
             pids.append(int(entry.name))
     return pids
 

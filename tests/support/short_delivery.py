@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Final, Self, cast
 
 from accounting.ops.registry import JOBS, Job
-from tests.support.command import FORK_SERVER, environment, run_here
+from tests.support.command import environment, run_here
+from tests.support.fork_server import FORK_SERVER
 from tests.support.short_waits import SERVICE, shorten
 
 LEASE_SECONDS: Final = 4.0

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from accounting.waiting import wait_until
-from tests.support.command import FORK_SERVER, TIMEOUT_SECONDS, environment, run_in_terminal
+from tests.support.command import TIMEOUT_SECONDS, environment, run_in_terminal
+from tests.support.fork_server import FORK_SERVER
 
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _FRAME: Final = re.compile(r"\x1b\[H([^\x00]*?)\x1b\[J")

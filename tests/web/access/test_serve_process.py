@@ -27,7 +27,7 @@ from accounting.web.access.tokens import create_token
 from accounting.web.run import run
 from tests.support.books import WRITER, Books
 from tests.support.servers import ValkeyServer, free_port, wait_until
-from tests.support.service import Service, descendants
+from tests.support.service import SHORT_SERVICE, Service, descendants
 
 PATH: Final = "/api/v1/periods"
 LIBRARY: Final = "/markupsafe/_speedups"
@@ -129,7 +129,8 @@ def valkey() -> Iterator[ValkeyServer]:
 def up(books: Books, valkey: ValkeyServer, **settings: str) -> Service:
     given = {f"ACCOUNTING_{name.upper()}": value for name, value in settings.items()}
     urls = {"ACCOUNTING_DATABASE_URL": books.url(WRITER), "ACCOUNTING_REDIS_URL": valkey.url}
-    return Service("up", books.directory / "data", {**urls, "ACCOUNTING_WEB_LISTEN": "", **given})
+    settings = {**urls, "ACCOUNTING_WEB_LISTEN": "", **given}
+    return Service("up", books.directory / "data", settings, module=SHORT_SERVICE)
 
 
 def test_doctor_asks_for_the_page_where_it_should_be(tmp_path: Path) -> None:
