@@ -78,12 +78,17 @@ $$
 """
 
 
-@contextmanager
-def cloned_database(server: PostgresServer, template: str = TEMPLATE) -> Iterator[str]:
-    """Clone the template and drop the clone at exit; the template must have no connections."""
-    name = f"books_{next(_NUMBERS)}"
+def clone_database(server: PostgresServer, name: str, template: str = TEMPLATE) -> None:
+    """Clone the template; it must have no connections."""
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+
+
+@contextmanager
+def cloned_database(server: PostgresServer, template: str = TEMPLATE) -> Iterator[str]:
+    """A clone of the template, dropped at exit."""
+    name = f"books_{next(_NUMBERS)}"
+    clone_database(server, name, template)
     yield name
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

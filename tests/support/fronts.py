@@ -8,14 +8,15 @@ with open_front(server, directory) as front:
 What a cell receives, the whole receives too, from a source of the cell's name.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 import psycopg
+from psycopg.sql import SQL, Identifier, Literal
 
 from accounting.billing.close_period import close_periods
 from accounting.db.engine import Engine, open_engine
@@ -25,9 +26,13 @@ from accounting.front.billing.copy_billing import copy_billing
 from accounting.front.feed.forward_feed import forward_feed
 from accounting.front.shared.share import share
 from tests.support.books import (
+    TEMPLATE,
     Books,
+    BooksTemplate,
     channel,
-    cloned_database,
+    clone_database,
+    copied_books,
+    engine_with_shared_cache,
     status_payload,
     traffic_payload,
 )
@@ -94,29 +99,103 @@ class Front:
         return self.books.rows(view, *columns, order=order)
 
 
+@dataclass(frozen=True, slots=True)
+class FrontTemplate:
+    """The databases and spools of a front, of its cells and of the whole, to copy."""
+
+    front: BooksTemplate
+    cells: dict[str, BooksTemplate]
+    whole: BooksTemplate
+
+
 @contextmanager
 def open_front(
     server: PostgresServer, directory: Path, cells: Sequence[str] = CELLS
 ) -> Iterator[Front]:
     """A front that these cells have joined, each its own database of one server."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with copied_front(server, _empty_template(server, directory, cells), directory) as front:
+        yield front
+
+
+@contextmanager
+def front_template(
+    server: PostgresServer,
+    directory: Path,
+    fill: Callable[[Front], object],
+    cells: Sequence[str] = CELLS,
+) -> Iterator[FrontTemplate]:
+    """A template of what ``fill`` makes of an empty front."""
+    with open_front(server, directory, cells) as front:
+        fill(front)
+        front.engine.dispose()
+        for books in (front.books, *front.cells.values(), front.whole):
+            books.close()
+        yield FrontTemplate(
+            _template_of(front.books),
+            {name: _template_of(cell) for name, cell in front.cells.items()},
+            _template_of(front.whole),
+        )
+
+
+@contextmanager
+def copied_front(
+    server: PostgresServer, template: FrontTemplate, directory: Path
+) -> Iterator[Front]:
+    """A copy of a front, which reads the copies of its cells."""
     with ExitStack() as stack:
 
-        def open_books(name: str) -> Books:
-            database = stack.enter_context(cloned_database(server))
-            books = Books(server, database, directory / name)
-            books.directory.mkdir(parents=True)
-            stack.callback(books.close)
-            return books
+        def copy(name: str, of: BooksTemplate) -> Books:
+            return stack.enter_context(copied_books(server, of, directory / name))
 
-        books = open_books("front")
-        engine = open_engine(books.url())
+        books = copy("front", template.front)
+        cells = {name: copy(name, cell) for name, cell in template.cells.items()}
+        with psycopg.connect(books.url()) as connection:
+            for name, cell in cells.items():
+                connection.execute(
+                    SQL("ALTER SERVER {} OPTIONS (SET dbname {})").format(
+                        Identifier(f"cell_{name}"), Literal(cell.name)
+                    )
+                )
+                connection.execute(
+                    "UPDATE accounting.cells SET url = %s WHERE cell = %s", [cell.url(), name]
+                )
+        engine = engine_with_shared_cache(books.url())
         stack.callback(engine.dispose)
-        join.make_front(engine)
-        by_name = {name: open_books(name) for name in cells}
-        for name, cell in by_name.items():
-            change_identity_key(cell)
-            join.join_cell(engine, name, cell.url(), None)
-        yield Front(books, by_name, open_books("whole"), engine)
+        yield Front(books, cells, copy("whole", template.whole), engine)
+
+
+def _template_of(books: Books) -> BooksTemplate:
+    return BooksTemplate(books.name, books.directory)
+
+
+def _empty_template(server: PostgresServer, directory: Path, cells: Sequence[str]) -> FrontTemplate:
+    """A front that these cells have joined, which is made once for each server."""
+    name = "_".join(("front", *cells))
+    nothing = directory / "nothing"
+    nothing.mkdir(exist_ok=True)
+    template = FrontTemplate(
+        BooksTemplate(name, nothing),
+        {cell: BooksTemplate(f"{name}_{cell}", nothing) for cell in cells},
+        BooksTemplate(TEMPLATE, nothing),
+    )
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        if connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).rowcount:
+            return template
+    unfinished = f"{name}_unfinished"
+    for database in (unfinished, *(cell.name for cell in template.cells.values())):
+        clone_database(server, database)
+    engine = open_engine(server.url(database=unfinished))
+    join.make_front(engine)
+    for cell, empty in template.cells.items():
+        with closing(Books(server, empty.name, nothing)) as books:
+            change_identity_key(books)
+            join.join_cell(engine, cell, books.url(), None)
+    engine.dispose()
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        rename = SQL("ALTER DATABASE {} RENAME TO {}")
+        connection.execute(rename.format(Identifier(unfinished), Identifier(name)))
+    return template
 
 
 @contextmanager
