@@ -1,6 +1,7 @@
-"""A front with three cells that users roam over, and one database with all of it."""
+"""Fronts that many tests read, each with one database that has all of it."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +9,15 @@ from accounting.billing.close_period import refresh_periods
 from accounting.front.billing.copy_billing import copy_billing
 from accounting.front.peaks.count_peaks import count_peaks
 from tests.support.books import channel, traffic_payload
-from tests.support.fronts import HOUR, Front, call, open_front
+from tests.support.fronts import (
+    HOUR,
+    Front,
+    FrontTemplate,
+    call,
+    copied_front,
+    front_template,
+    open_front,
+)
 from tests.support.servers import PostgresServer
 
 
@@ -46,4 +55,41 @@ def roaming(
             books.query("UPDATE test_clock.clock SET fixed_at = '2026-11-04 12:00:05Z' RETURNING 1")
         front.follow_clock()
         count_peaks(front.books.engine)
+        yield front
+
+
+@pytest.fixture(scope="session")
+def closed(
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Front]:
+    """Two cells over which alice roams, closed for November. Tests put back what they change."""
+    directory = tmp_path_factory.mktemp("closed")
+    with open_front(postgres_server, directory, ("north", "south")) as front:
+        call(front, "north", "alice", HOUR, 1)
+        call(front, "south", "alice", HOUR * 2, 2)
+        call(front, "south", "bob", HOUR * 3, 3, realm="example.net")
+        front.advance_clocks(HOUR * 24 * 31)
+        front.run_jobs()
+        front.close_periods()
+        yield front
+
+
+@pytest.fixture(scope="module")
+def template(
+    request: pytest.FixtureRequest,
+    postgres_server: PostgresServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[FrontTemplate]:
+    """What the module's function ``fill`` makes of a front with two cells."""
+    directory, fill = tmp_path_factory.mktemp("template"), request.module.fill
+    with front_template(postgres_server, directory, fill, ("north", "south")) as template:
+        yield template
+
+
+@pytest.fixture
+def front(
+    postgres_server: PostgresServer, template: FrontTemplate, tmp_path: Path
+) -> Iterator[Front]:
+    """A copy of the module's template."""
+    with copied_front(postgres_server, template, tmp_path) as front:
         yield front

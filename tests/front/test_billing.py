@@ -1,11 +1,8 @@
 """The statements of a front: one line for each user, whatever happens to the cells afterwards."""
 
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from accounting.billing.adjust import adjust, post_manual_adjustment
 from accounting.billing.close_period import close_period, close_periods, refresh_periods
@@ -24,16 +21,13 @@ LINE = ("realm", "period::text", "user_id", "user_key", "received_bytes", "sent_
     "estimated_bytes")  # fmt: skip
 
 
-@pytest.fixture
-def front(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Front]:
+def fill(front: Front) -> None:
     """Two cells: alice roams, bob is in one of them; November is over."""
-    with open_front(postgres_server, tmp_path, ("north", "south")) as front:
-        call(front, "north", "alice", HOUR, 1)
-        call(front, "south", "alice", HOUR * 2, 2)
-        call(front, "south", "bob", HOUR * 3, 3)
-        front.advance_clocks(MONTH)
-        front.run_jobs()
-        yield front
+    call(front, "north", "alice", HOUR, 1)
+    call(front, "south", "alice", HOUR * 2, 2)
+    call(front, "south", "bob", HOUR * 3, 3)
+    front.advance_clocks(MONTH)
+    front.run_jobs()
 
 
 def lines(front: Front, view: str = "statements") -> list[dict[str, Any]]:

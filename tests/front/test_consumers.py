@@ -1,11 +1,7 @@
 """Webhooks and metering engines of a front get what all its cells counted: what the front bills."""
 
-from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from pathlib import Path
-
-import pytest
 
 from accounting.billing.adjust import adjust, post_manual_adjustment
 from accounting.billing.close_period import close_period
@@ -16,25 +12,21 @@ from accounting.webhooks.endpoints import add_endpoint, list_endpoints
 from accounting.webhooks.formats.options import FormatName, FormatOptions
 from accounting.webhooks.refusals import list_refusals
 from tests.support.books import channel, status_payload, traffic_payload
-from tests.support.fronts import HOUR, Front, call, open_front
+from tests.support.fronts import HOUR, Front, call
 from tests.support.metering_engines import API_KEY, OpenMeterServer
-from tests.support.servers import PostgresServer
 from tests.support.webhook_receiver import WebhookReceiver
 
 MONTH = HOUR * 24 * 31
 NOVEMBER = date(2026, 11, 1)
 
 
-@pytest.fixture
-def front(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Front]:
+def fill(front: Front) -> None:
     """Two cells: alice is in both in the same hours, bob in one."""
-    with open_front(postgres_server, tmp_path, ("north", "south")) as front:
-        for cell in front.cells:
-            call(front, cell, "alice", HOUR, 1)
-        call(front, "south", "bob", HOUR * 3, 3)
-        front.advance_clocks(HOUR * 10)
-        front.run_jobs()
-        yield front
+    for cell in front.cells:
+        call(front, cell, "alice", HOUR, 1)
+    call(front, "south", "bob", HOUR * 3, 3)
+    front.advance_clocks(HOUR * 10)
+    front.run_jobs()
 
 
 def close_november(front: Front) -> None:

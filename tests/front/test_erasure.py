@@ -1,7 +1,5 @@
 """A user is erased in the front and in all cells, also where a cell is lost on the way."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -19,27 +17,23 @@ from accounting.front.status import cell_problems
 from tests.support.books import WRITER, Books
 from tests.support.cells_away import away, lost_at_commit
 from tests.support.command import turn_accounting
-from tests.support.fronts import HOUR, Front, call, open_front
-from tests.support.servers import PostgresServer
+from tests.support.fronts import HOUR, Front, call
 from tests.support.table_search import tables_containing
 
 MONTH = 31 * 24 * HOUR
 
 
-@pytest.fixture
-def front(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Front]:
+def fill(front: Front) -> None:
     """Alice roams in November and December, of which November is closed."""
-    with open_front(postgres_server, tmp_path, ("north", "south")) as front:
-        for month in range(2):
-            for number, cell in enumerate(front.cells):
-                at = month * MONTH + HOUR * number
-                call(front, cell, "alice", at, 2 * month + number + 1)
-            call(front, "north", "bob", month * MONTH + HOUR, 7 + month)
-            front.advance_clocks((month + 1) * MONTH)
-            front.run_jobs()
-            if not month:
-                front.close_periods()
-        yield front
+    for month in range(2):
+        for number, cell in enumerate(front.cells):
+            at = month * MONTH + HOUR * number
+            call(front, cell, "alice", at, 2 * month + number + 1)
+        call(front, "north", "bob", month * MONTH + HOUR, 7 + month)
+        front.advance_clocks((month + 1) * MONTH)
+        front.run_jobs()
+        if not month:
+            front.close_periods()
 
 
 def assert_erased(front: Front) -> None:

@@ -39,7 +39,7 @@ from tests.support.books import (
 )
 from tests.support.command import turn_accounting
 from tests.support.crash_injection import CrashInjector, crashing_engine, run_through_crashes
-from tests.support.fronts import HOUR, Front, call, database_time, open_front
+from tests.support.fronts import HOUR, Front, call, database_time
 from tests.support.monitoring import metrics_of, read_snapshot
 from tests.support.restored_database import back_up, restore_database
 from tests.support.servers import PostgresServer
@@ -49,15 +49,12 @@ TABLES = ("feed_outbox", "feed_positions", "forwarded_closings", "cells", "realm
     "users")  # fmt: skip
 
 
-@pytest.fixture
-def front(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Front]:
+def fill(front: Front) -> None:
     """Two cells, in which alice does the same in the same hour, and bob in one."""
-    with open_front(postgres_server, tmp_path, ("north", "south")) as front:
-        for cell in front.cells:
-            call(front, cell, "alice", 0, 1)
-        call(front, "south", "bob", HOUR, 2, realm="example.net")
-        pass_hours(front, 10)
-        yield front
+    for cell in front.cells:
+        call(front, cell, "alice", 0, 1)
+    call(front, "south", "bob", HOUR, 2, realm="example.net")
+    pass_hours(front, 10)
 
 
 def pass_hours(front: Front, hours: float) -> None:

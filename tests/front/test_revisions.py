@@ -1,8 +1,5 @@
 """A front reads cells at another revision while they are upgraded, and says what it can't read."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import psycopg
 import pytest
 
@@ -14,25 +11,21 @@ from accounting.front.shared.rules import set_rules
 from accounting.front.shared.share import share
 from accounting.front.status import cell_problems
 from tests.support.books import Books
-from tests.support.fronts import HOUR, Front, call, open_front
-from tests.support.servers import PostgresServer
+from tests.support.fronts import HOUR, Front, call
 
 VIEW = "capture_gaps"
 
 
-@pytest.fixture
-def front(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Front]:
+def fill(front: Front) -> None:
     """Each cell has a session and a gap."""
-    with open_front(postgres_server, tmp_path, ("north", "south")) as front:
-        for cell in front.cells:
-            call(front, cell, "alice", HOUR, 1)
-            for books in (front.cells[cell], front.whole):
-                spool = books.spool(cell)
-                gap = spool.open_gap(books.micros_at(3 * HOUR), "disconnected")
-                spool.close_gap(gap, books.micros_at(4 * HOUR))
-        front.advance_clocks(5 * HOUR)
-        front.run_jobs()
-        yield front
+    for cell in front.cells:
+        call(front, cell, "alice", HOUR, 1)
+        for books in (front.cells[cell], front.whole):
+            spool = books.spool(cell)
+            gap = spool.open_gap(books.micros_at(3 * HOUR), "disconnected")
+            spool.close_gap(gap, books.micros_at(4 * HOUR))
+    front.advance_clocks(5 * HOUR)
+    front.run_jobs()
 
 
 def execute(books: Books, *statements: str) -> None:

@@ -1,6 +1,5 @@
 """The rules of a realm are those of the installation: the same in the front and in all cells."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,12 @@ DAY = 24 * HOUR
 MONTH = 31 * DAY
 
 
-@pytest.fixture
-def front(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Front]:
+def fill(front: Front) -> None:
     """Two cells; alice roams on the 2nd of November."""
-    with open_front(postgres_server, tmp_path, ("north", "south")) as front:
-        for number, cell in enumerate(front.cells):
-            call(front, cell, "alice", HOUR * number, number + 1)
-        front.advance_clocks(4 * HOUR)
-        front.run_jobs()
-        yield front
+    for number, cell in enumerate(front.cells):
+        call(front, cell, "alice", HOUR * number, number + 1)
+    front.advance_clocks(4 * HOUR)
+    front.run_jobs()
 
 
 def rules(books: Books) -> list[dict[str, Any]]:

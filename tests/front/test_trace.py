@@ -1,29 +1,7 @@
 """`trace` on a front goes down into the cells."""
 
-from collections.abc import Iterator
-
-import pytest
-
 from tests.support.command import turn_accounting
-from tests.support.fronts import HOUR, Front, call, open_front
-from tests.support.servers import PostgresServer
-
-TO_DECEMBER = HOUR * 24 * 31
-
-
-@pytest.fixture(scope="module")
-def closed(
-    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Front]:
-    """Two cells over which alice roams, closed for November."""
-    with open_front(postgres_server, tmp_path_factory.mktemp("f"), ("north", "south")) as front:
-        call(front, "north", "alice", HOUR, 1)
-        call(front, "south", "alice", HOUR * 2, 2)
-        call(front, "south", "bob", HOUR * 3, 3, realm="example.net")
-        front.advance_clocks(TO_DECEMBER)
-        front.run_jobs()
-        front.close_periods()
-        yield front
+from tests.support.fronts import Front
 
 
 def test_a_line_is_traced_to_the_reports_of_each_cell(closed: Front) -> None:

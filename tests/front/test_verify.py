@@ -1,7 +1,5 @@
 """`verify` on a front: the books of every cell, and what the front stored of them."""
 
-from collections.abc import Iterator
-
 import psycopg
 import pytest
 
@@ -9,25 +7,7 @@ from accounting.errors import UsageError
 from accounting.front.peaks.count_peaks import count_peaks
 from accounting.front.verify import verify_installation
 from tests.support.books import Books
-from tests.support.fronts import HOUR, Front, call, open_front
-from tests.support.servers import PostgresServer
-
-TO_DECEMBER = HOUR * 24 * 31
-
-
-@pytest.fixture(scope="module")
-def closed(
-    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Front]:
-    """Two cells over which alice roams, closed for November. Tests put back what they change."""
-    with open_front(postgres_server, tmp_path_factory.mktemp("f"), ("north", "south")) as front:
-        call(front, "north", "alice", HOUR, 1)
-        call(front, "south", "alice", HOUR * 2, 2)
-        call(front, "south", "bob", HOUR * 3, 3, realm="example.net")
-        front.advance_clocks(TO_DECEMBER)
-        front.run_jobs()
-        front.close_periods()
-        yield front
+from tests.support.fronts import Front
 
 
 def found(front: Front, realm: str | None = None) -> list[str]:
