@@ -151,6 +151,8 @@ def copied_front(
         books = copy("front", template.front)
         cells = {name: copy(name, cell) for name, cell in template.cells.items()}
         with psycopg.connect(books.url()) as connection:
+            grant = SQL("GRANT CREATE ON DATABASE {} TO turn_accounting_owner")
+            connection.execute(grant.format(Identifier(books.name)))  # no copy has the rights
             for name, cell in cells.items():
                 connection.execute(
                     SQL("ALTER SERVER {} OPTIONS (SET dbname {})").format(
