@@ -12,7 +12,9 @@ import shutil
 import sys
 import tempfile
 import zoneinfo
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +28,7 @@ from tests.support.books import (
     WRITER,
     Books,
     BooksTemplate,
+    CopiedFrom,
     books_template,
     cloned_database,
     copied_books,
@@ -175,38 +178,31 @@ def books(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Books]:
 
 
 @pytest.fixture(scope="session")
-def november_template(
+def copied_from(
     postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[BooksTemplate]:
-    directory = tmp_path_factory.mktemp("november")
-    with books_template(postgres_server, directory, close_november) as template:
-        yield template
+) -> Iterator[CopiedFrom]:
+    """Copies, in a directory, what a function makes of empty books; it is called once."""
+    with ExitStack() as stack:
+
+        @cache
+        def template(fill: Callable[[Books], object]) -> BooksTemplate:
+            directory = tmp_path_factory.mktemp("template")
+            return stack.enter_context(books_template(postgres_server, directory, fill))
+
+        yield lambda fill, directory: copied_books(postgres_server, template(fill), directory)
 
 
 @pytest.fixture
-def november_books(
-    postgres_server: PostgresServer, november_template: BooksTemplate, tmp_path: Path
-) -> Iterator[Books]:
+def november_books(copied_from: CopiedFrom, tmp_path: Path) -> Iterator[Books]:
     """Books as ``close_november`` makes them."""
-    with copied_books(postgres_server, november_template, tmp_path) as books:
+    with copied_from(close_november, tmp_path) as books:
         yield books
 
 
-@pytest.fixture(scope="session")
-def adjusted_template(
-    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[BooksTemplate]:
-    directory = tmp_path_factory.mktemp("adjusted")
-    with books_template(postgres_server, directory, close_and_adjust_november) as template:
-        yield template
-
-
 @pytest.fixture
-def adjusted_books(
-    postgres_server: PostgresServer, adjusted_template: BooksTemplate, tmp_path: Path
-) -> Iterator[Books]:
+def adjusted_books(copied_from: CopiedFrom, tmp_path: Path) -> Iterator[Books]:
     """Books as ``close_and_adjust_november`` makes them."""
-    with copied_books(postgres_server, adjusted_template, tmp_path) as books:
+    with copied_from(close_and_adjust_november, tmp_path) as books:
         yield books
 
 

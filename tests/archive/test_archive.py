@@ -1,7 +1,7 @@
 """A day of reports is archived whole or not at all, and statements are recomputed from archives."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +25,7 @@ from accounting.errors import AccountingError, NotYet
 from accounting.export.local_directory import LocalDirectory
 from accounting.export.manifest import check_export
 from accounting.identities.erase import erase
-from tests.support.books import WRITER, Books, channel, cloned_database
+from tests.support.books import WRITER, Books, CopiedFrom, channel, cloned_database
 from tests.support.command import turn_accounting
 from tests.support.corruptions import corrupt
 from tests.support.coturn_messages import FakeAllocation
@@ -35,6 +35,7 @@ from tests.support.retention_scenario import (
     DAYS_TO_DROP_ALL,
     DAYS_TO_DROP_ONE,
     MIDNIGHT_SECONDS,
+    close_two_days,
     kept_days,
     receive_steps,
     receive_two_days,
@@ -64,11 +65,10 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def closed(books: Books) -> Books:
+def closed(copied_from: CopiedFrom, tmp_path: Path) -> Iterator[Books]:
     """Books of a closed November with reports on three days."""
-    receive_two_days(books)
-    run_jobs_and_close(books)
-    return books
+    with copied_from(close_two_days, tmp_path) as books:
+        yield books
 
 
 def query(place: Path, statement: str) -> list[tuple[Any, ...]]:

@@ -20,14 +20,7 @@ from accounting.billing.close_period import close_periods
 from accounting.capture.spool.records import RawKeySighting
 from accounting.domain.session_fold import KeyFold
 from accounting.errors import AccountingError
-from tests.support.books import (
-    WRITER,
-    Books,
-    BooksTemplate,
-    books_template,
-    channel,
-    copied_books,
-)
+from tests.support.books import WRITER, Books, CopiedFrom, channel
 from tests.support.command import turn_accounting
 from tests.support.corruptions import corrupt, difference_key
 from tests.support.coturn_messages import OTHER_SERVER_ADDRESS, FakeAllocation
@@ -39,12 +32,12 @@ from tests.support.retention_scenario import (
     DAYS_TO_DROP_ONE,
     DECEMBER_SECONDS,
     MIDNIGHT_SECONDS,
+    close_two_days,
     kept_days,
     receive_two_days,
     run_jobs_and_close,
     without_reports,
 )
-from tests.support.servers import PostgresServer
 
 NOVEMBER: Final = date(2026, 11, 1)
 
@@ -56,29 +49,6 @@ def blockers_by_day(books: Books, days: int = DAYS_TO_DROP_ALL) -> list[tuple[st
     return blockers
 
 
-@pytest.fixture(scope="module")
-def closed_template(
-    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[BooksTemplate]:
-    directory = tmp_path_factory.mktemp("closed")
-    with books_template(postgres_server, directory, close_two_days) as template:
-        yield template
-
-
-@pytest.fixture(scope="module")
-def half_dropped_template(
-    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[BooksTemplate]:
-    directory = tmp_path_factory.mktemp("half")
-    with books_template(postgres_server, directory, drop_first_day) as template:
-        yield template
-
-
-def close_two_days(books: Books) -> None:
-    receive_two_days(books)
-    run_jobs_and_close(books)
-
-
 def drop_first_day(books: Books) -> None:
     close_two_days(books)
     assert retain(books.engine, DAYS_TO_DROP_ONE) == 1
@@ -86,20 +56,16 @@ def drop_first_day(books: Books) -> None:
 
 
 @pytest.fixture
-def closed_books(
-    postgres_server: PostgresServer, closed_template: BooksTemplate, tmp_path: Path
-) -> Iterator[Books]:
+def closed_books(copied_from: CopiedFrom, tmp_path: Path) -> Iterator[Books]:
     """Books of two days, whose period is closed."""
-    with copied_books(postgres_server, closed_template, tmp_path) as books:
+    with copied_from(close_two_days, tmp_path) as books:
         yield books
 
 
 @pytest.fixture
-def half_dropped(
-    postgres_server: PostgresServer, half_dropped_template: BooksTemplate, tmp_path: Path
-) -> Iterator[Books]:
+def half_dropped(copied_from: CopiedFrom, tmp_path: Path) -> Iterator[Books]:
     """Books without the first day's reports, whose sessions go on after it."""
-    with copied_books(postgres_server, half_dropped_template, tmp_path) as books:
+    with copied_from(drop_first_day, tmp_path) as books:
         yield books
 
 

@@ -8,7 +8,7 @@ books.rows("sessions")
 import itertools
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import InitVar, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -318,6 +318,10 @@ class BooksTemplate:
 
     name: str
     directory: Path
+
+
+CopiedFrom = Callable[[Callable[[Books], object], Path], AbstractContextManager[Books]]
+"""Copies what a function makes of empty books into a directory: a fixture."""
 
 
 @contextmanager

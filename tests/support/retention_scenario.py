@@ -51,6 +51,12 @@ def run_jobs_and_close(books: Books, until: float = CLOSING_SECONDS) -> None:
     close_periods(books.engine)
 
 
+def close_two_days(books: Books) -> None:
+    """Receive the two days, load them, and close their period."""
+    receive_two_days(books)
+    run_jobs_and_close(books)
+
+
 def without_reports(books: Books) -> dict[str, Any]:
     """All rows of the views that do not show single reports."""
     return {
