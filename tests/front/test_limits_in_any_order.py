@@ -141,7 +141,7 @@ PLAYS: Final = st.tuples(
 looks after each batch."""
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
 @given(PLAYS)
 def test_any_usage_over_cells_reaches_what_it_reaches_in_one_database(
     front: Front, played: Play

@@ -215,7 +215,7 @@ PLAYS: Final = st.tuples(
 limits are set, changed and removed."""
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
 @given(PLAYS)
 def test_any_batching_and_any_kill_reaches_what_the_final_hours_reach(
     shared_books: Books, played: Play
