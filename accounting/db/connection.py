@@ -80,10 +80,10 @@ def connect(url: str, *, application_name: str, autocommit: bool = False) -> psy
     )
 
 
-# While a backup is restored, the database exists before its tables do. Collectors read this table
-# first; any other missing table is a bug. The quotation marks around the name in the message differ
-# by lc_messages.
-_FIRST_TABLE: Final = re.compile(r"\baccounting\.sources\b")
+# While a backup is restored, the database exists before its tables do. Collectors read the sources
+# first, and loaders, when they start, the rules; any other missing table is a bug. The quotation
+# marks around the name in the message differ by lc_messages.
+_FIRST_TABLE: Final = re.compile(r"\baccounting\.(sources|realm_rules)\b")
 
 
 @contextmanager
@@ -180,6 +180,8 @@ _OF_POSTGRES_FDW: Final = ("pgfdw_", "connect_pg_server", "libpqsrv_", "check_co
 def _is_server_unavailable(error: psycopg.Error) -> bool:
     if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
         return True  # a standby, or a server that was set to read-only for a while
+    if isinstance(error, psycopg.InternalError) and error.sqlstate is None:
+        return True  # psycopg's own: a pooler ended the connection amid an answer
     if not isinstance(error, psycopg.OperationalError):
         return False
     # No SQLSTATE: the connection broke. 08 connection, 53 resources, 57 operator intervention,

@@ -6,6 +6,7 @@ from typing import Final
 import pytest
 
 from accounting.capture.spool.spool import GAP_FOLD_MICROSECONDS, Spool
+from accounting.capture.spool.takeover import take_over_position
 
 SECOND: Final = 1_000_000
 
@@ -54,6 +55,29 @@ def test_gaps_of_another_cause_or_long_after_stay_apart(spool: Spool) -> None:
     flap(spool, 2, cause="redis_unreachable")
     assert [gap.cause for gap in spool.gaps()] == [
         "disconnected", "disconnected", "redis_unreachable",
+    ]  # fmt: skip
+
+
+def test_a_gap_that_begins_before_the_former_one_is_not_folded(spool: Spool) -> None:
+    """Found by `make chaos`: what a restored database lacked before the former gap was in no row.
+
+    The collector takes over at a position that another one had loaded long before that gap.
+    """
+    spool.close_gap(spool.open_gap(50 * SECOND, "backlog_overrun"), 60 * SECOND)
+    spool.mark_loaded(1, 1)
+    take_over_position(
+        spool,
+        token="another",
+        position=40,
+        captured_until=20 * SECOND,
+        last_received_at=20 * SECOND,
+        replication_id="a" * 40,
+        stream_database=0,
+        cause="takeover",
+    )
+    spool.close_gap(spool.open_gap(20 * SECOND, "backlog_overrun"), 70 * SECOND)
+    assert [(gap.from_at, gap.to_at) for gap in spool.gaps()] == [
+        (50 * SECOND, 60 * SECOND), (20 * SECOND, 70 * SECOND),
     ]  # fmt: skip
 
 

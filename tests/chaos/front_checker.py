@@ -135,8 +135,7 @@ class FrontChecker:
         is_restored = self._deployment.restores != self._restores
         self._restores = self._deployment.restores
         since = (0, 0) if is_restored else (self._cell_seq, self._front_seq)
-        cell = self._deployment.query(FEED, (since[0],))
-        front = self._front.query(FEED, (since[1],))
+        cell, front = self._read_feeds(*since)
         self._cell_seq = cell[-1]["seq"] if cell else since[0]
         self._front_seq = front[-1]["seq"] if front else since[1]
         has, shows = [row["event"] for row in cell], [row["event"] for row in front]
@@ -152,6 +151,17 @@ class FrontChecker:
                 f" {(Counter(has) - Counter(shows)).total()}, doubled or added"
                 f" {(Counter(shows) - Counter(has)).total()}, or in another order"
             )
+
+    def _read_feeds(self, cell_since: int, front_since: int) -> tuple[list[dict[str, Any]], ...]:
+        """Both feeds, of a moment in which the front had forwarded all."""
+        while True:
+            [forwarded] = self._front.query(FRONT_POSITION)
+            front = self._front.query(FEED, (front_since,))
+            cell = self._deployment.query(FEED, (cell_since,))
+            [numbered] = self._deployment.query(CELL_POSITION)
+            is_whole = forwarded["seq"] == numbered["seq"] and not forwarded["waiting"]
+            if is_whole or self._wait_for_feed():
+                return cell, front
 
     def _billing_differences(self) -> Iterator[str]:
         """What the front has billed of a period is what its cell has counted in it."""

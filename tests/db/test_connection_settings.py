@@ -259,6 +259,26 @@ def test_a_missing_table_is_known_in_every_language() -> None:
         raise psycopg.errors.UndefinedTable('relation "accounting.source_leases" does not exist')
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        psycopg.errors.UndefinedTable('relation "accounting.realm_rules" does not exist'),
+        psycopg.InternalError("received 2 results from command 'SAVEPOINT \"_pg3_1\"'"),
+    ],
+)
+def test_a_loader_that_starts_while_the_database_is_restored_tries_again(
+    error: psycopg.Error,
+) -> None:
+    """Found by `make chaos`: both were logged with a traceback."""
+    with pytest.raises(ConnectionLost), lost_connections():
+        raise error
+
+
+def test_an_internal_error_of_postgres_is_no_lost_connection() -> None:
+    with pytest.raises(psycopg.errors.InternalError_), lost_connections():
+        raise psycopg.errors.InternalError_("tuple concurrently updated")
+
+
 @pytest.mark.needs_pgbouncer
 def test_the_books_are_the_same_through_a_pooler_which_keeps_no_setting(
     books: Books, postgres_server: PostgresServer, tmp_path: Path

@@ -221,17 +221,19 @@ class Spool(MessageStore):
 
         A connection that breaks again and again, while nothing is published, is one gap: it opens
         again if it has the same cause, ended less than GAP_FOLD_MICROSECONDS before, and no message
-        came since.
+        came since. Not if this one begins before it, where a takeover after a restore has set the
+        spool back.
         """
         with self.transaction():
             former = self.execute(
                 "UPDATE gaps SET to_at = NULL, detail = ?"
                 " WHERE gap = (SELECT max(gap) FROM gaps) AND cause = ? AND to_at > ?"
+                " AND from_at <= ?"
                 " AND to_at >= (SELECT last_received_at FROM spool)"
                 " AND NOT EXISTS (SELECT 1 FROM chunks"
                 "  WHERE (chunks.epoch, chunks.last_position) > (gaps.epoch, gaps.position))"
                 " RETURNING gap",
-                (detail, cause, from_at - GAP_FOLD_MICROSECONDS),
+                (detail, cause, from_at - GAP_FOLD_MICROSECONDS, from_at),
             ).fetchall()
             if former:
                 return int(former[0][0])
