@@ -3,10 +3,7 @@
 from typing import Any
 
 import pytest
-import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from schemathesis import Case, GenerationMode
-from schemathesis.checks import positive_data_acceptance
 
 from accounting.installation import version
 from tests.support.api_site import Site
@@ -22,6 +19,11 @@ def document(sample_site: Site) -> dict[str, Any]:
 def test_generated_requests_get_the_answers_that_are_described(
     sample_site: Site, document: dict[str, Any], examples: int
 ) -> None:
+    # Every worker imports this module, and one needs what takes a second to import.
+    import schemathesis  # noqa: PLC0415
+    from schemathesis import Case, GenerationMode  # noqa: PLC0415
+    from schemathesis.checks import positive_data_acceptance  # noqa: PLC0415
+
     url = f"http://127.0.0.1:{sample_site.port}"
     schema = schemathesis.openapi.from_dict(document)
     operations: list[Any] = [result.ok() for result in schema.get_all_operations()]  # type: ignore[union-attr]
