@@ -14,12 +14,15 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from accounting.errors import CellAway, ConfigurationError, ConnectionLost, NotAllowed
 
+CONNECT_SECONDS: Final = 10
+
 
 class Connector:
     """Opens connections to a libpq URL.
 
     ``reload_url`` is called when a connection is refused: another URL is tried at once, such as one
-    with a new password. ``settings``: of the session, from its start.
+    with a new password. ``settings``: of the session, from its start. ``connect_seconds``: how long
+    a server may take to let in.
     """
 
     def __init__(
@@ -28,6 +31,8 @@ class Connector:
         application_name: str,
         reload_url: Callable[[], str] | None,
         settings: Mapping[str, str] | None = None,
+        *,
+        connect_seconds: int = CONNECT_SECONDS,
     ) -> None:
         try:
             conninfo_to_dict(url)
@@ -39,6 +44,7 @@ class Connector:
         self._application_name = application_name
         self._reload_url = reload_url
         self._settings = settings or {}
+        self._connect_seconds = connect_seconds
 
     def with_settings(self, settings: Mapping[str, str]) -> "Connector":
         """Opens the same connections with these settings."""
@@ -60,10 +66,18 @@ class Connector:
             options = conninfo_to_dict(url).get("options") or os.environ.get("PGOPTIONS", "")
             settings = [f"-c {name}={value}" for name, value in self._settings.items()]
             url = make_conninfo(url, options=" ".join([str(options), *settings]).strip())
-        return connect(url, application_name=self._application_name)
+        return connect(
+            url, application_name=self._application_name, connect_seconds=self._connect_seconds
+        )
 
 
-def connect(url: str, *, application_name: str, autocommit: bool = False) -> psycopg.Connection:
+def connect(
+    url: str,
+    *,
+    application_name: str,
+    autocommit: bool = False,
+    connect_seconds: int = CONNECT_SECONDS,
+) -> psycopg.Connection:
     """Connect to a libpq URL as every part of this package does. Raises psycopg.Error."""
     return psycopg.connect(
         url,
@@ -71,7 +85,7 @@ def connect(url: str, *, application_name: str, autocommit: bool = False) -> psy
         prepare_threshold=None,
         application_name=application_name,
         client_encoding="utf8",  # texts are read before the first transaction
-        connect_timeout=10,
+        connect_timeout=connect_seconds,
         # Detect a dead server within seconds; the kernel's default is two hours.
         keepalives_idle=10,
         keepalives_interval=5,

@@ -33,14 +33,21 @@ def settings_statement(connection: psycopg.Connection) -> str:
 
 
 def apply_settings(
-    connection: psycopg.Connection, *, as_reader: bool = False, without_cells: Sequence[str] = ()
+    connection: psycopg.Connection,
+    *,
+    as_reader: bool = False,
+    without_cells: Sequence[str] = (),
+    is_front: bool = False,
 ) -> None:
     """Apply the settings to the transaction that a connection is in.
 
     ``as_reader``: also take the reader's role, which gives up all other rights until the end of the
-    transaction. ``without_cells``: of a front, which are left out.
+    transaction. ``without_cells``: of a front, which are left out. ``is_front``: plans contain
+    which cells are read, and another client of a pooler may have left some out: they are made anew.
     """
     statement = settings_statement(connection).encode()
+    if is_front:
+        statement += b";\n" + _QUERIES.driver("forget_plans")
     if without_cells:
         left_out = sql.SQL(";\nSET LOCAL turn_accounting.without_cells = {}").format(
             sql.Literal(",".join(without_cells))

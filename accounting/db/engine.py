@@ -8,7 +8,7 @@ import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import ExceptionContext
 
-from accounting.db.connection import Connector, connect, lost_connections
+from accounting.db.connection import CONNECT_SECONDS, Connector, connect, lost_connections
 from accounting.db.connection_settings import settings_statement
 
 __all__ = [
@@ -28,6 +28,7 @@ def open_engine(
     application_name: str = "turn-accounting",
     reload_url: Callable[[], str] | None = None,
     idle_connections: int = 1,
+    connect_seconds: int = CONNECT_SECONDS,
 ) -> Engine:
     """An engine for a libpq URL. It connects when it is first used.
 
@@ -42,7 +43,7 @@ def open_engine(
     """
     engine = create_engine(
         "postgresql+psycopg://",
-        creator=Connector(url, application_name, reload_url),
+        creator=Connector(url, application_name, reload_url, connect_seconds=connect_seconds),
         # In BEGIN itself, so that default_transaction_isolation has no effect.
         isolation_level="READ COMMITTED",
         pool_size=idle_connections,

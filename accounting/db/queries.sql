@@ -71,7 +71,8 @@ WHERE l.relation = 'accounting.sources'::regclass AND l.granted AND l.pid <> :wa
 ORDER BY a.xact_start LIMIT 1;
 
 -- name: views_holder
--- The session that has read the views over cells for the longest time, but not :waiting.
+-- The session that has read the views over cells, or the foreign tables below them, for the longest
+-- time, but not :waiting.
 SELECT
     l.pid, coalesce(a.usename, '?') AS role, coalesce(a.application_name, '?') AS application,
     extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS seconds
@@ -79,13 +80,18 @@ FROM pg_locks l
 JOIN pg_class c ON c.oid = l.relation
 JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_stat_activity a ON a.pid = l.pid
-WHERE n.nspname IN ('reporting', 'cell', 'cells') AND l.granted AND l.pid <> :waiting
+WHERE (n.nspname IN ('reporting', 'cell', 'cells') OR n.nspname LIKE 'cell\_%')
+    AND l.granted AND l.pid <> :waiting
     AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
 ORDER BY a.xact_start LIMIT 1;
 
 -- name: database_encoding
 -- The name and the encoding of this database.
 SELECT datname, pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database();
+
+-- name: forget_plans
+-- Makes Postgres plan again what functions of this session run.
+DISCARD PLANS;
 
 -- name: settings
 -- What every transaction relies on, whatever the database and the login have set.

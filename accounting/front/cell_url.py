@@ -10,18 +10,41 @@ from accounting.errors import UsageError
 
 _OF_LOGIN: Final = ("user", "password")
 _READER: Final = "-c role=turn_accounting_reader"
+IDLE_SECONDS: Final = 3600
+"""An open transaction on the front keeps one in each cell that it read, so dead rows stay there."""
+# fmt: off
+_ALLOWED: Final = frozenset({
+    "application_name", "channel_binding", "connect_timeout", "dbname", "gssencmode",
+    "gsslib", "host", "hostaddr", "keepalives", "keepalives_count", "keepalives_idle",
+    "keepalives_interval", "krbsrvname", "load_balance_hosts", "options", "port",
+    "require_auth", "ssl_max_protocol_version", "ssl_min_protocol_version", "sslcert",
+    "sslcrl", "sslcrldir", "sslkey", "sslmode", "sslnegotiation", "sslrootcert", "sslsni",
+    "target_session_attrs", "tcp_user_timeout", "user",
+})
+# fmt: on
+"""The options of a URL that both libpq and postgres_fdw take."""
+_SECRET: Final = ("password", "passfile", "sslpassword")
 
 
 def checked_cell_url(url: str) -> str:
-    """The URL. Raises UsageError if it has a password, or names no user or no database."""
+    """The URL. Raises UsageError for one that a foreign server can't have, or that has a secret.
+
+    The text of the error has nothing of the URL but the names of options.
+    """
     try:
         parts = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
         parts = {}
-    if "password" in parts or "passfile" in parts:
+    if "sslpassword" in parts:
+        raise UsageError("the URL of a cell has no sslpassword: use a key without one")
+    if not parts.keys().isdisjoint(_SECRET):
         raise UsageError("the URL of a cell has no password: give it with --password-file")
     if not ({"user", "dbname"} <= parts.keys() and {"host", "hostaddr"} & parts.keys()):
-        raise UsageError(f"{url!r} is no URL of a cell: expected postgresql://user@host/database")
+        raise UsageError("this is no URL of a cell: expected postgresql://user@host/database")
+    if others := sorted(parts.keys() - _ALLOWED):
+        raise UsageError(
+            f"the URL of a cell can't have {', '.join(others)}: a foreign server has no such option"
+        )
     return url
 
 
@@ -34,14 +57,23 @@ def server_options(url: str) -> Mapping[str, str]:
     """The options of the foreign server: with the reader's rights, whatever those of the login."""
     parts = {name: str(value) for name, value in conninfo_to_dict(url).items()}
     return {
-        "connect_timeout": "10",
+        "connect_timeout": "5",
         "tcp_user_timeout": "20000",
         "keepalives_idle": "10",  # without them a host that is gone is noticed after two hours
         "keepalives_interval": "5",
         "keepalives_count": "3",
         "application_name": "turn-accounting front",
         **{name: value for name, value in parts.items() if name not in _OF_LOGIN},
-        "options": " ".join(filter(None, (parts.get("options"), _READER))),
+        "options": " ".join(
+            filter(
+                None,
+                (
+                    f"-c idle_in_transaction_session_timeout={IDLE_SECONDS}s",
+                    parts.get("options"),
+                    _READER,
+                ),
+            )
+        ),
         "fetch_size": "10000",
         "async_capable": "true",
         "updatable": "false",

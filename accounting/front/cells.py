@@ -1,7 +1,7 @@
 """The cells of a front, and connections to their databases."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -12,17 +12,20 @@ from sqlalchemy.exc import DBAPIError
 
 from accounting.db import migrations
 from accounting.db.connection import missing_tables
-from accounting.db.engine import lost_connections, open_engine
+from accounting.db.engine import lost_connections, private_connection, psycopg_connection
 from accounting.db.queries import Queries
 from accounting.db.revisions import head_revision
 from accounting.errors import (
     AccountingError,
+    CellAway,
     ConnectionLost,
     UsageError,
     nearest_names,
     unknown_name,
 )
-from accounting.front.cell_url import with_password
+from accounting.front.cell_engine import open_cell_engine
+from accounting.reporting.cell_watch import CellWatch, name_cell
+from accounting.reporting.cells import AwayCells
 
 _QUERIES: Final = Queries("accounting.front")
 
@@ -66,17 +69,35 @@ def read_membership(connection: Connection) -> Membership | None:
     return None if row is None else Membership(*row)
 
 
+def is_for_all_cells(engine: Engine, what: str) -> bool:
+    """Whether a command works in all cells of a front. Raises UsageError in one of them.
+
+    ``what``: what it does there, for the error.
+    """
+    with lost_connections(), engine.connect() as connection:
+        if is_front(connection):
+            return True
+        membership = read_membership(connection)
+    if membership is not None:
+        raise UsageError(
+            f"this database is the cell '{membership.cell}' of a front: {what} on the front, for "
+            "all cells at once"
+        )
+    return False
+
+
 def refuse_front(engine: Engine, source: str | None = None) -> None:
     """Raise UsageError on a front, for what works in a cell: in that which has the source."""
     with lost_connections(), engine.connect() as connection:
         if not is_front(connection):
             return
         names = [cell.cell for cell in read_cells(connection)]
-        if source is not None and (
-            of_source := connection.execute(_QUERIES.text("find_source"), {"source": source})
-            .scalars()
-            .all()
-        ):
+    if source is not None:
+        with reading_cells(engine) as connection:
+            of_source = (
+                connection.execute(_QUERIES.text("find_source"), {"source": source}).scalars().all()
+            )
+        if of_source:
             raise UsageError(
                 f"this database is a front, and source '{source}' is in cell "
                 f"'{of_source[0]}': run this on that cell's database"
@@ -100,6 +121,61 @@ def find_cell(connection: Connection, name: str) -> Cell:
     return cells[name]
 
 
+MAX_STATEMENT_SECONDS: Final = 600.0
+"""A job does not wait for longer for a cell that lets in and never answers."""
+TOUCH_SECONDS: Final = 20.0
+"""A row of each cell takes milliseconds."""
+
+
+@contextmanager
+def reading_cells(
+    engine: Engine,
+    *,
+    only: str | None = None,
+    statement_seconds: float = MAX_STATEMENT_SECONDS,
+) -> Iterator[Connection]:
+    """A transaction on the front that reads all its cells, or one.
+
+    Each answers before the transaction begins, so that none that hangs keeps what is locked in it.
+    One that stops to answer later ends it. Raises CellAway then, and UsageError where this is no
+    front. A statement that takes longer than ``statement_seconds`` is a lost connection; 0: none.
+    """
+    away = AwayCells(lambda: private_connection(engine))
+    with lost_connections(), engine.connect() as connection:
+        with connection.begin():
+            require_front(connection)
+            was_away = connection.execute(_QUERIES.text("was_away"), {"cell": only}).scalar_one()
+        if was_away:  # over sessions of their own: they end at once
+            for cell, reason in away.now(only=only).items():
+                raise CellAway(cell, reason)
+        with _watched(connection, away), connection.begin():
+            limit_statements(connection, TOUCH_SECONDS)
+            connection.execute(_QUERIES.text("touch_cells"), {"cell": only}).scalar_one()
+        with _watched(connection, away), connection.begin():
+            connection.execute(_QUERIES.text("forget_plans"))
+            limit_statements(connection, statement_seconds)
+            yield connection
+
+
+def limit_statements(connection: Connection, seconds: float) -> None:
+    """End each later statement of the transaction that takes longer; 0: none."""
+    milliseconds = str(round(seconds * 1000))
+    connection.execute(_QUERIES.text("limit_statements"), {"milliseconds": milliseconds})
+
+
+@contextmanager
+def _watched(connection: Connection, cells: AwayCells) -> Iterator[None]:
+    """End what the connection waits for in the block if that is a cell that does not answer."""
+    watch = CellWatch(psycopg_connection(connection), cells)
+    try:
+        with lost_connections():
+            yield
+    except ConnectionLost as error:
+        raise name_cell(error, cells, watch.away) from error.__cause__
+    finally:
+        watch.end()
+
+
 @contextmanager
 def open_cell(engine: Engine, cell: Cell) -> Iterator[Engine]:
     """The database of a cell, with the rights of the front's login there.
@@ -117,22 +193,8 @@ def connect_cell(engine: Engine, cell: Cell) -> Iterator[Engine]:
         password = connection.execute(
             _QUERIES.text("cell_password"), {"cell": cell.cell}
         ).scalar_one()
-    cell_engine = _engine(cell.url, password)
-    try:
+    with open_cell_engine(cell.url, password) as cell_engine:
         yield cell_engine
-    finally:
-        cell_engine.dispose()
-
-
-@contextmanager
-def open_cell_url(name: str, url: str, password: str | None) -> Iterator[Engine]:
-    """As :func:`open_cell`, for a cell that the front does not know yet."""
-    cell_engine = _engine(url, password)
-    try:
-        with errors_of_cell(name):
-            yield cell_engine
-    finally:
-        cell_engine.dispose()
 
 
 @contextmanager
@@ -146,12 +208,11 @@ def open_cells(engine: Engine) -> Iterator[Mapping[str, Engine]]:
             (cell, connection.execute(_QUERIES.text("cell_password"), {"cell": cell.cell}).scalar())
             for cell in read_cells(connection)
         ]
-    engines = {cell.cell: _engine(cell.url, password) for cell, password in passwords}
-    try:
-        yield engines
-    finally:
-        for cell_engine in engines.values():
-            cell_engine.dispose()
+    with ExitStack() as stack:
+        yield {
+            cell.cell: stack.enter_context(open_cell_engine(cell.url, password))
+            for cell, password in passwords
+        }
 
 
 @contextmanager
@@ -167,10 +228,6 @@ def errors_of_cell(name: str) -> Iterator[None]:
         if (reason := missing_tables(error)) is None:
             raise
         raise ConnectionLost(f"cell '{name}': Postgres: {reason}") from error
-
-
-def _engine(url: str, password: str | None) -> Engine:
-    return open_engine(with_password(url, password), application_name="turn-accounting front")
 
 
 def require_same_revision(engine: Engine) -> None:

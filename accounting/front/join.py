@@ -1,7 +1,7 @@
 """Make a front, and let cells join and leave it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Final
 from uuid import UUID
 
@@ -21,6 +21,7 @@ from accounting.db.queries import Queries
 from accounting.db.revisions import head_revision
 from accounting.errors import AccountingError, NotAllowed, UsageError
 from accounting.front import cell_views, cells, foreign_server, membership
+from accounting.front.cell_engine import open_cell_engine
 from accounting.front.cell_url import checked_cell_url
 from accounting.front.shared.share import share_with_cell
 
@@ -53,11 +54,18 @@ def join_cell(engine: Engine, name: str, url: str, password: str | None) -> None
     """Let a cell join, or join again with another URL or password.
 
     Raises UsageError for a database that can't be a cell of this front, and leaves both as they
-    were; LockHeld while someone's open transaction has read the front's views. ``engine``: with the
-    rights of the owner of the schema.
+    were, but for the schema of a new database; LockHeld while someone's open transaction has read
+    the front's views. What the cell knows is committed last but one, so that a second call
+    completes one that was interrupted, under any name. ``engine``: with the rights of the owner of
+    the schema.
     """
     checked_cell_url(url)
-    with lost_connections(), _refusals(), engine.begin() as connection:
+    with (
+        lost_connections(),
+        _refusals(),
+        engine.begin() as connection,
+        ExitStack() as stack,
+    ):
         cells.require_front(connection)
         lock(connection, "cells")
         front = membership.FrontIdentity(connection)
@@ -65,16 +73,17 @@ def join_cell(engine: Engine, name: str, url: str, password: str | None) -> None
         rows = connection.execute(_QUERIES.text("known_databases"), {"cell": name})
         databases = {row.database_id: row.cell for row in rows}
         joined = _joined_database(connection, name)
-        with cells.open_cell_url(name, url, password) as cell_engine:
-            database = membership.prepare_cell(
-                cell_engine, connection, front, name, databases, joined
+        foreign_server.create_server(connection, name, url, password)
+        with cells.errors_of_cell(name):
+            cell_engine = stack.enter_context(open_cell_engine(url, password))
+            database, cell_connection = membership.prepare_cell(
+                stack, cell_engine, connection, front, name, databases, joined
             )
         cell_id = (
             known[name].cell_id
             if name in known
             else connection.execute(_QUERIES.text("free_cell_id")).scalar_one()
         )
-        foreign_server.create_server(connection, name, url, password)
         connection.execute(_QUERIES.text("become_owner"))
         connection.execute(
             _QUERIES.text("add_cell"),
@@ -98,6 +107,8 @@ def join_cell(engine: Engine, name: str, url: str, password: str | None) -> None
                     "without one"
                 ) from error
             raise
+        with cells.errors_of_cell(name), lost_connections():
+            cell_connection.commit()
     with lost_connections(), engine.connect() as connection:
         cell = cells.find_cell(connection, name)
     share_with_cell(engine, cell)

@@ -1,7 +1,7 @@
 """What the database of a cell knows of its front: the key that they share, and its name."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -29,15 +29,17 @@ class CellDatabase(NamedTuple):
 
 
 def prepare_cell(
+    stack: ExitStack,
     engine: Engine,
     front_connection: Connection,
     front: "FrontIdentity",
     name: str,
     known: Mapping[UUID, str | None],
     joined: UUID | None,
-) -> CellDatabase:
-    """Make a database a cell of a front.
+) -> tuple[CellDatabase, Connection]:
+    """Make a database a cell of a front, in the transaction of the connection that is returned.
 
+    It ends with the stack, rolled back unless it is committed.
     A database without a schema gets it. Its key becomes that of the installation, while no name
     was made into a key by its own; the key of the first cell may become the installation's.
     ``known``: the databases of the other cells, with the names of those that have not left.
@@ -56,11 +58,13 @@ def prepare_cell(
             f"is at revision {revision}, and this version knows {head_revision()}: "
             "bring the front to its version first"
         )
-    with lost_connections(), engine.begin() as connection:
+    with lost_connections():
+        connection = stack.enter_context(engine.connect())
         if connection.execute(_QUERIES.text("is_front")).scalar_one():
             raise UsageError("is a front itself")
-        _check_collation(connection, front)
-        _check_membership(connection, front, name)
+        _check_membership(connection, front, known)
+        if is_new:
+            _check_collation(connection, front)
         _share_identity_key(connection, front)
         database_id = _own_database_id(connection, known)
         if is_new:
@@ -69,7 +73,7 @@ def prepare_cell(
             _check_sources(connection, front_connection, name)
             _check_rules(connection, front_connection)
         connection.execute(_QUERIES.text("join_front"), {"front": front.uri, "cell": name})
-    return CellDatabase(revision, database_id)
+    return CellDatabase(revision, database_id), connection
 
 
 def _check_database(engine: Engine, name: str, joined: UUID, *, has_schema: bool) -> None:
@@ -164,18 +168,23 @@ def _check_collation(connection: Connection, front: FrontIdentity) -> None:
     if collation != front.collation:
         raise UsageError(
             f"sorts texts by another collation ({collation}) than the front ({front.collation}), "
-            "which merges sorted lists: make the front, or the cell, with the other's locale"
+            "which merges sorted lists: make the front, or the cell, with the other's locale, on "
+            "the same kind of system"
         )
 
 
-def _check_membership(connection: Connection, front: FrontIdentity, name: str) -> None:
+def _check_membership(
+    connection: Connection, front: FrontIdentity, known: Mapping[UUID, str | None]
+) -> None:
+    """Of this front it may be a cell that left while it was away, or that never quite joined."""
     membership = read_membership(connection)
     if membership is None:
         return
     if membership.front != front.uri:
         raise UsageError(f"is the cell '{membership.cell}' of another front")
-    if membership.cell != name:
-        raise UsageError(f"is the cell '{membership.cell}' of this front already")
+    database_id = connection.execute(_QUERIES.text("database_id")).scalar_one()
+    if (cell := known.get(database_id)) is not None:
+        raise UsageError(f"is the cell '{cell}' of this front already")
 
 
 def _share_identity_key(connection: Connection, front: FrontIdentity) -> None:

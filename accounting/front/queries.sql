@@ -2,6 +2,25 @@
 -- Whether this database is a front.
 SELECT EXISTS (SELECT FROM accounting.front);
 
+-- name: was_away
+-- Whether the feed of a cell, or of one of all, could not be read the last time.
+SELECT EXISTS (
+    SELECT FROM accounting.cells
+    WHERE feed_failing_since IS NOT NULL AND (CAST(:cell AS text) IS NULL OR cell = :cell));
+
+-- name: touch_cells
+-- Reads a row of each cell, or of one.
+SELECT count(*) FROM cells.last_change WHERE CAST(:cell AS text) IS NULL OR cell = :cell;
+
+-- name: forget_plans
+-- Makes Postgres plan again what functions run: plans contain which cells a session read before, perhaps
+-- of another client of a pooler.
+DISCARD PLANS;
+
+-- name: limit_statements
+-- Ends each later statement of this transaction that takes longer; 0: none.
+SELECT set_config('statement_timeout', :milliseconds, true);
+
 -- name: find_source
 -- The cells that have a source.
 SELECT DISTINCT cell FROM cells.sources WHERE source = :source ORDER BY cell;
@@ -48,8 +67,7 @@ SELECT reporting.feed_source();
 
 -- name: database_collation
 -- How this database sorts texts.
-SELECT concat_ws(' ', datcollate, datctype, datlocprovider) FROM pg_database
-WHERE datname = current_database();
+SELECT cell.database_collation();
 
 -- name: read_membership
 -- The front of this cell, and the cell's name there.

@@ -1,6 +1,6 @@
 """What a front knows of its cells now: whether each answers, and what needs attention."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -23,7 +23,7 @@ from accounting.front.shared.cell_facts import (
 )
 from accounting.front.shared.share import lacking_erasures, read_erasures, sources_of_other_cells
 from accounting.plurals import counted
-from accounting.reporting.cells import CellState, ask_cells, describe_revision
+from accounting.reporting.cells import CellState, ask_cells, describe_change
 
 
 def cell_states(engine: Engine) -> list[dict[str, Any]]:
@@ -47,14 +47,14 @@ def cell_states(engine: Engine) -> list[dict[str, Any]]:
 def _state(status: CellState | None) -> str:
     if status is None:
         return "has left"
-    return status.away or describe_revision(status) or "ok"
+    return status.away or describe_change(status) or "ok"
 
 
-def cell_problems(engine: Engine) -> list[str]:
+def cell_problems(engine: Engine, *, without: Collection[str] = ()) -> list[str]:
     """What keeps the cells from being one installation, a line each, which names the cell.
 
     One that does not answer, or is at another revision; rules of a realm, sources, and erasures
-    that are not those of the front; and a clock that is off.
+    that are not those of the front; and a clock that is off. ``without``: cells that are not asked.
     """
     with lost_connections(), engine.connect() as connection:
         cells.require_front(connection)
@@ -63,6 +63,8 @@ def cell_problems(engine: Engine) -> list[str]:
         erasures = read_erasures(connection)
     problems: list[str] = []
     for cell in known:
+        if cell.cell in without:
+            continue
         try:
             with cells.open_cell(engine, cell) as cell_engine:
                 facts = read_facts(cell_engine, engine)

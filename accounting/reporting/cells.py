@@ -40,7 +40,8 @@ FROM pg_stat_activity WHERE pid = %s
 """
 _STATUSES: Final = """
 SELECT j.cell, j.revision AS joined_revision, s.*, clock_timestamp() AS front_clock,
-    reporting.feed_source() AS front_installation
+    reporting.feed_source() AS front_installation,
+    cell.database_collation() AS front_collation
 FROM cell.joined() j CROSS JOIN LATERAL cell.status_of(j.cell) s
 WHERE j.cell = ANY (%s)
 """
@@ -51,7 +52,8 @@ class CellState:
     """How a cell is. ``away``: why it can't be read; '' if it can, and then the rest is known.
 
     Lags are in seconds, None if a source in service never got there, or there is none.
-    ``clock_ahead_seconds``: of the front's clock.
+    ``clock_ahead_seconds``: of the front's clock. ``collations``: how the cell and the front sort
+    texts, if they do so differently.
     """
 
     cell: str
@@ -59,6 +61,7 @@ class CellState:
     joined_revision: str = ""
     revision: str = ""
     clock_ahead_seconds: float = 0.0
+    collations: tuple[str, str] | None = None
     captured_lag_seconds: float | None = None
     settled_lag_seconds: float | None = None
     sources: int = 0
@@ -66,11 +69,16 @@ class CellState:
     failing_jobs: int = 0
 
 
-def describe_revision(status: CellState) -> str:
-    """What to do about a cell that was upgraded since it joined; '' if it was not."""
-    if status.revision in {"", status.joined_revision}:
-        return ""
-    return f"now at revision {status.revision}: join it again"
+def describe_change(status: CellState) -> str:
+    """How a cell is no more as it was when it joined; '' if it is."""
+    if status.revision not in {"", status.joined_revision}:
+        return f"now at revision {status.revision}: join it again"
+    if status.collations is not None:
+        return (
+            "sorts texts by {}, and the front by {}, which merges sorted lists, so that names may "
+            "be listed twice or left out: bring both to the same version of the same system"
+        ).format(*status.collations)
+    return ""
 
 
 def joined_cells(connection: psycopg.Connection) -> Sequence[str]:
@@ -84,22 +92,26 @@ def joined_cells(connection: psycopg.Connection) -> Sequence[str]:
 
 
 def ask_cells(
-    connect: Callable[[], psycopg.Connection], seconds: float | None = None
+    connect: Callable[[], psycopg.Connection],
+    seconds: float | None = None,
+    *,
+    only: str | None = None,
 ) -> list[CellState]:
     """The status of each cell of a front; none where it is no front. ``connect``: to the front.
 
-    A cell that takes longer than so many ``seconds`` does not answer.
+    A cell that takes longer than so many ``seconds`` does not answer. ``only``: one cell.
 
     Raises ConnectionLost where the front itself does not answer.
     """
     with lost_connections(), closing(connect()) as connection:
-        names = joined_cells(connection)
+        names = [name for name in joined_cells(connection) if only in {None, name}]
     if not names:
         return []
     seconds = seconds or ANSWER_SECONDS
-    [together] = _answers([_ask(connect, names, seconds)], seconds)
-    if not isinstance(together, str):
-        return together
+    if len(names) > 1:
+        [together] = _answers([_ask(connect, names, seconds)], seconds)
+        if not isinstance(together, str):
+            return together
     statuses: list[CellState] = []
     for at in range(0, len(names), MOST_ASKED):
         asked = names[at : at + MOST_ASKED]
@@ -126,6 +138,7 @@ def _ask(
                 )
                 with connection.cursor(row_factory=dict_row) as cursor:
                     rows = cursor.execute(_STATUSES, [list(names)]).fetchall()
+                connection.commit()  # else the front's server ends it alone, later
             answer.set_result([_status(row) for row in rows])
         except BaseException as error:  # noqa: BLE001  # raised again by ``result``
             answer.set_exception(error)
@@ -168,6 +181,11 @@ def _status(row: Mapping[str, Any]) -> CellState:
         joined_revision=row["joined_revision"],
         revision=row["revision"],
         clock_ahead_seconds=(row["clock"] - row["front_clock"]).total_seconds(),
+        collations=(
+            None
+            if row["collation"] == row["front_collation"]
+            else (row["collation"], row["front_collation"])
+        ),
         captured_lag_seconds=row["captured_lag"],
         settled_lag_seconds=row["settled_lag"],
         sources=row["sources"],
@@ -186,9 +204,9 @@ class AwayCells:
         self._away: Mapping[str, str] = {}
         self._asked_at: float | None = None
 
-    def now(self) -> Mapping[str, str]:
-        """Ask now. Returns the reasons by cell."""
-        statuses = ask_cells(self._connect)
+    def now(self, *, only: str | None = None) -> Mapping[str, str]:
+        """Ask all cells now, or one. Returns the reasons by cell."""
+        statuses = ask_cells(self._connect, only=only)
         with self._lock:
             self._away = {status.cell: status.away for status in statuses if status.away}
             self._asked_at = time.monotonic()

@@ -1,12 +1,10 @@
 """Runs queries on the views and returns their rows."""
 
 import copy
-import os
-import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Final
 
 import psycopg
@@ -21,14 +19,12 @@ from psycopg.rows import dict_row
 
 from accounting.db.connection import Connector, lost_connections
 from accounting.db.connection_settings import apply_settings
-from accounting.errors import AccountingError, CellAway, ConnectionLost
+from accounting.errors import AccountingError, ConnectionLost
+from accounting.reporting.cell_watch import CellWatch, name_cell
 from accounting.reporting.cells import AwayCells, joined_cells
 from accounting.reporting.view_query import Row, ViewQuery
 
 FETCHED_ROWS: Final = 1000
-WATCH_SECONDS: Final = 3.0
-"""How long a transaction of a front may wait for a cell before it is looked whether it answers."""
-CANCEL_SECONDS: Final = 2.0
 _WITHOUT: Final = "turn_accounting.without_cells"
 _BE_SHORT: Final = (
     "SELECT set_config('statement_timeout', %s, true),"
@@ -127,12 +123,12 @@ class DatabaseReader:
 
         ``commits``: for functions that write. Raises NotAllowed and ConnectionLost.
         """
-        watch: _Watch | None = None
+        watch: CellWatch | None = None
         try:
             with lost_connections():
                 connection = self._begin(is_snapshot=is_snapshot)
                 if self._is_front:
-                    watch = _Watch(connection, self._away)
+                    watch = CellWatch(connection, self._away)
                 try:
                     try:
                         yield connection
@@ -150,20 +146,10 @@ class DatabaseReader:
         except ConnectionLost as error:
             if not self._is_front:
                 raise
-            raise self._named(error, watch) from error.__cause__
-
-    def _named(self, error: ConnectionLost, watch: "_Watch | None") -> ConnectionLost:
-        """The error that names the cell, if one that is read does not answer."""
-        away = watch.away if watch is not None else {}
-        if isinstance(error, CellAway):
-            self._away.forget()
-            if error.cell is not None:
-                return error
-            away = self._away.now()
-        for cell, reason in away.items():
-            if cell not in self.without_cells:
-                return CellAway(cell, reason)
-        return error
+            away = {} if watch is None else watch.away
+            raise name_cell(
+                error, self._away, away, without=self.without_cells
+            ) from error.__cause__
 
     def _begin(self, *, is_snapshot: bool) -> psycopg.Connection:
         """A connection in a new transaction. One that broke while it was idle is replaced."""
@@ -177,7 +163,10 @@ class DatabaseReader:
                     IsolationLevel.REPEATABLE_READ if is_snapshot else IsolationLevel.READ_COMMITTED
                 )
                 apply_settings(
-                    connection, as_reader=self._takes_role, without_cells=self.without_cells
+                    connection,
+                    as_reader=self._takes_role,
+                    without_cells=self.without_cells,
+                    is_front=bool(self._is_front),
                 )
                 if self._statement_seconds:
                     connection.execute(_BE_SHORT, [f"{self._statement_seconds}s"])
@@ -234,47 +223,6 @@ def _require_setting(connection: psycopg.Connection, cells: Sequence[str]) -> No
             "a pooler in front of Postgres drops the setting that leaves cells out: with "
             "ACCOUNTING_CELLS_AWAY=leave_out connect to Postgres itself"
         )
-
-
-class _Watch:
-    """Ends a transaction of a front that waits for a cell which does not answer.
-
-    It would wait for ever: the connection to a server that hangs is in order.
-    """
-
-    def __init__(self, connection: psycopg.Connection, cells: AwayCells) -> None:
-        self.away: Mapping[str, str] = {}
-        self._connection = connection
-        self._cells = cells
-        self._ended = threading.Event()
-        self._lock = threading.Lock()
-        threading.Thread(target=self._run, name="watch-cells", daemon=True).start()
-
-    def end(self) -> None:
-        """The transaction is over."""
-        with self._lock:
-            self._ended.set()
-
-    def _run(self) -> None:
-        while not self._ended.wait(WATCH_SECONDS):
-            with suppress(ConnectionLost, psycopg.Error):
-                if self._cells.is_waited_for(self._connection.info.backend_pid):
-                    self.away = self._cells.now()
-            if self.away:
-                with self._lock:
-                    if not self._ended.is_set():
-                        self._cancel()
-                return
-
-    def _cancel(self) -> None:
-        """Cancel the statement, and hang up: Postgres may wait for the cell even then."""
-        with suppress(psycopg.Error):
-            self._connection.cancel_safe(timeout=CANCEL_SECONDS)
-        with (
-            suppress(OSError),
-            socket.socket(fileno=os.dup(self._connection.fileno())) as its_socket,
-        ):
-            its_socket.shutdown(socket.SHUT_RDWR)
 
 
 def _stream(

@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import BigInteger, Connection, func, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from accounting.db.schema import epochs, former_source_names, other_sources, sources
+from accounting.db.schema import epochs, former_source_names, front, other_sources, sources
 from accounting.domain.calendar import from_micros, micros_or_none, time_or_none
 from accounting.errors import ConfigurationError, SourceConflict, unknown_name
 
@@ -72,8 +72,13 @@ def add_source(connection: Connection, name: str, mode: str) -> int:
     """The id of a source; inserts it if it is missing. Does not lock the row of another loader.
 
     Raises SourceConflict for the former name of a source that was renamed, and ConfigurationError
-    for a name that a source of another cell has or had.
+    for a name that a source of another cell has or had, and in a front.
     """
+    if connection.execute(select(front.c.id)).first() is not None:
+        raise ConfigurationError(
+            "this database is a front, which has no sources: set ACCOUNTING_DATABASE_URL to that "
+            "of a cell"
+        )
     renamed = renamed_source(connection, name)
     if renamed is not None:
         raise SourceConflict(

@@ -143,9 +143,21 @@ $$;
 REVOKE ALL ON FUNCTION accounting.cell_password(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION accounting.cell_password(text) TO turn_accounting_writer;
 
+-- How this database sorts texts: its locale, and the version of the system's data of it. The name of a
+-- locale of ICU or of Postgres itself is in a column whose name differs by version. Of C there is none.
+CREATE FUNCTION cell.database_collation() RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT concat_ws(' ', d.datcollate, d.datctype, d.datlocprovider,
+        coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale'),
+        to_jsonb(d) ->> 'daticurules',
+        'version ' || pg_database_collation_actual_version(d.oid))
+    FROM pg_database d WHERE d.datname = current_database()
+$$;
+
 -- What a front asks of a cell to see whether it answers, and how it is: one row. installation: a hash
 -- of its key. front, member: null in an installation that is no cell. captured_until, settled_until:
--- the least of the sources in service; null if one has none, or there is no source.
+-- the least of the sources in service; null if one has none, or there is no source. collation: see
+-- cell.database_collation().
 CREATE VIEW cell.status AS
 SELECT a.version_num::text AS revision, reporting.feed_source() AS installation,
     m.front, m.cell AS member, clock_timestamp() AS clock,
@@ -153,7 +165,8 @@ SELECT a.version_num::text AS revision, reporting.feed_source() AS installation,
     extract(epoch FROM accounting.database_now() - s.settled_until)::float8 AS settled_lag,
     s.sources::integer AS sources, s.open_gaps::integer AS open_gaps,
     (SELECT count(*) FROM accounting.job_runs j WHERE j.failures_in_a_row >= 3)::integer
-        AS failing_jobs
+        AS failing_jobs,
+    cell.database_collation() AS collation
 FROM accounting.alembic_version a
 LEFT JOIN accounting.membership m ON true
 CROSS JOIN (

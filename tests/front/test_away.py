@@ -1,27 +1,57 @@
 """A cell away: what reads it fails with its name, or leaves it out and says so."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
 
 import psycopg
 import pytest
+from sqlalchemy import text
 
-from accounting.db.connection import lost_connections
-from accounting.errors import CellAway, ConnectionLost
+from accounting.db.engine import Engine, lost_connections
+from accounting.domain.realm_rules import RealmRule
+from accounting.errors import CellAway, ConnectionLost, UsageError
+from accounting.front import cell_engine, join
+from accounting.front.billing.check_billing import check_billing
+from accounting.front.billing.copy_billing import copy_billing
+from accounting.front.cells import open_cell, read_cells, reading_cells, refuse_front
+from accounting.front.feed.forward_feed import forward_feed
+from accounting.front.limits.check_limits import check_front_limits
+from accounting.front.limits.evaluate_limits import USAGE_OF_CELLS, evaluate_limits
+from accounting.front.peaks.count_peaks import count_peaks
+from accounting.front.shared.erasure import erase
+from accounting.front.shared.rules import set_rules
+from accounting.front.shared.share import share
+from accounting.front.status import cell_states
+from accounting.front.verify import verify_installation
 from accounting.ops.registry import FRONT_JOBS
-from accounting.reporting import cells, view_queries
-from accounting.reporting import reader as reader_module
+from accounting.reporting import cell_watch, cells, view_queries
 from accounting.reporting.reader import DatabaseReader
+from accounting.usage.limits.limit_rules import set_limit
 from accounting.web.app import create_app
 from tests.support.api_site import Site, running
 from tests.support.books import READER
 from tests.support.cell_link import CellLink, cell_link
 from tests.support.command import CommandResult, turn_accounting
 from tests.support.fronts import HOUR, Front, call, open_front
+from tests.support.pgbouncer import run_pgbouncer
 from tests.support.servers import PostgresServer
+from tests.support.service import all_paused
 
 pytestmark = pytest.mark.usefixtures("_restored")
 
+READS = """
+    SELECT user_id, received_bytes FROM reporting.user_usage_monthly ORDER BY 1;
+    SELECT * FROM reporting.users_of_month('example.org', '2026-11-01Z');
+    SELECT * FROM reporting.unattributed_hours('example.org', '2026-11-01Z', '2026-12-01Z');
+    SELECT * FROM reporting.top_unattributed_names('example.org', '2026-11-01Z', 5);
+    SELECT * FROM reporting.unattributed_names('example.org', '{2026-11-01Z, 2026-12-01Z}');
+    SELECT * FROM reporting.top_users('month', '{example.org}', '{2026-11-01Z}', 5) ORDER BY 1;
+    SELECT page_user_key FROM reporting.session_page(
+        'example.org', NULL, NULL, NULL, NULL, NULL, NULL, NULL, 9) ORDER BY 1
+"""
 INCOMPLETE = "incomplete: without cell 'north', which does not answer"
 
 
@@ -48,7 +78,7 @@ def link(front: Front) -> Iterator[CellLink]:
 @pytest.fixture
 def _restored(link: CellLink, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(cells, "ANSWER_SECONDS", 0.5)
-    monkeypatch.setattr(reader_module, "WATCH_SECONDS", 0.2)
+    monkeypatch.setattr(cell_watch, "WATCH_SECONDS", 0.2)
     yield
     link.restore()
 
@@ -302,3 +332,154 @@ def test_the_api_has_a_field_and_a_header(site: Site, link: CellLink) -> None:
     assert len(statements.json["items"]) == 2
     assert "without_cells" not in statements.json
     assert "x-without-cells" not in statements.headers
+
+
+@pytest.mark.needs_pgbouncer
+def test_a_session_that_left_a_cell_out_leaves_nothing_to_the_next_one_of_a_pooler(
+    front: Front,
+) -> None:
+    """Neither the setting nor the plans that Postgres keeps, which contain it."""
+
+    def read(url: str) -> list[list[tuple[object, ...]]]:
+        reader = DatabaseReader(url)
+        with reader.transaction() as connection:
+            rows = [connection.execute(each.encode()).fetchall() for each in READS.split(";")]
+        reader.close()
+        return rows
+
+    whole = read(front.books.url(READER))
+    assert len(whole[0]) == 2
+    with run_pgbouncer(front.books.server, pool_size=1) as pooler:
+        url = pooler.url(READER, front.books.name)
+        with psycopg.connect(url, autocommit=True, prepare_threshold=None) as other:
+            other.execute("SET turn_accounting.without_cells = 'north'")
+            for _ in range(7):  # so often that Postgres keeps plans for any parameters
+                rows = [other.execute(each.encode()).fetchall() for each in READS.split(";")]
+            assert len(rows[0]) == 1
+            assert read(url) == whole
+
+
+# Jobs and commands of the front that wait for a cell that hangs.
+
+
+def set_a_limit(engine: Engine) -> None:
+    set_limit(engine, "example.org", measure="bytes", per="day", amount=7, usage=USAGE_OF_CELLS)
+
+
+WORK: Final[Mapping[str, Callable[[Engine], object]]] = {
+    "bill": copy_billing,
+    "limits": evaluate_limits,
+    "peaks": count_peaks,
+    "share": share,
+    "check billing": lambda engine: list(check_billing(engine, None, None)),
+    "check limits": lambda engine: list(check_front_limits(engine)),
+    "verify": lambda engine: list(verify_installation(engine)),
+    "realm set": lambda engine: set_rules(
+        engine, "example.org", {"anchor_day": 2}, default=RealmRule()
+    ),
+    "erase": lambda engine: erase(engine, "example.org", "north only"),
+    "limit set": set_a_limit,
+    "source of a cell": lambda engine: refuse_front(engine, "north"),
+}
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cell_engine, "CONNECT_SECONDS", 2)
+
+
+@pytest.mark.usefixtures("short_waits")
+def test_a_cell_that_hangs_ends_what_works_on_the_front(front: Front, link: CellLink) -> None:
+    """It names the cell, changes nothing and leaves nothing locked."""
+    engine = front.books.engine
+    copy_billing(engine)  # its session has a connection to the cell
+    limits = front.books.query("SELECT * FROM accounting.limits")
+    link.hold()
+
+    def error_of(name: str) -> str:
+        try:
+            WORK[name](engine)
+        except ConnectionLost as error:
+            return str(error)
+        return "no error"
+
+    with ThreadPoolExecutor(len(WORK)) as threads:
+        errors = dict(zip(WORK, threads.map(error_of, WORK), strict=True))
+    assert {name: text for name, text in errors.items() if "cell 'north'" not in text} == {}
+    with psycopg.connect(front.books.url()) as other:
+        other.execute("SELECT FROM accounting.locks FOR UPDATE NOWAIT")
+    assert front.books.query("SELECT * FROM accounting.limits") == limits
+    link.restore()
+    assert {name for name in ("limits", "share", "peaks") if error_of(name) != "no error"} == set()
+
+
+@pytest.mark.usefixtures("short_waits")
+def test_a_cell_that_hangs_can_leave_without_its_usage(front: Front, link: CellLink) -> None:
+    [north, _] = cell_states(front.engine)
+    link.hold()
+    with pytest.raises(ConnectionLost, match="cell 'north'"):
+        join.join_cell(front.engine, "north", north["url"], None)
+    with pytest.raises(UsageError, match=r"cell 'north'.*nobody can tell"):
+        join.leave(front.engine, "north")
+    reason = join.leave(front.engine, "north", without_its_usage=True)
+    assert reason is not None
+    assert reason.startswith("cell 'north': ")
+    link.restore()
+    join.join_cell(front.engine, "north", north["url"], None)
+
+
+def test_a_statement_in_a_cell_that_stops_to_answer_is_a_lost_connection(
+    front: Front, link: CellLink
+) -> None:
+    with front.engine.connect() as connection:
+        [north, _] = read_cells(connection)
+
+    def read() -> None:
+        with (
+            open_cell(front.engine, north) as cell,
+            lost_connections(),
+            cell.connect() as connection,
+        ):
+            connection.execute(text("SELECT 1"))
+            link.hold()
+            connection.execute(text("SELECT 1"))
+
+    with pytest.raises(ConnectionLost, match="cell 'north': does not answer: nothing came"):
+        read()
+
+
+@pytest.mark.parametrize("fault", ["cut", "hold"])
+def test_a_transaction_on_the_front_names_the_cell_that_it_loses(
+    front: Front, link: CellLink, fault: str
+) -> None:
+
+    def read() -> None:
+        with reading_cells(front.books.engine) as connection:
+            getattr(link, fault)()
+            connection.execute(text("SELECT * FROM cells.sources"))
+
+    with pytest.raises(CellAway, match="cell 'north' does not answer") as raised:
+        read()
+    assert raised.value.cell == "north"
+
+
+@pytest.mark.long
+def test_a_server_that_is_stopped_ends_what_works_on_the_front(
+    postgres_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cell that hangs as a whole, with the times of the service."""
+    monkeypatch.undo()
+    with PostgresServer() as server, open_front(postgres_server, tmp_path, ("south",)) as front:
+        engine = front.books.engine
+        join.join_cell(front.engine, "far", server.url(), None)
+        copy_billing(engine)
+        forward_feed(engine)
+        with all_paused(server.pid):
+            for name in ("bill", "limits", "share", "verify", "bill"):
+                with pytest.raises(ConnectionLost, match="cell 'far'"):
+                    WORK[name](engine)
+                forward_feed(engine)
+                with psycopg.connect(front.books.url()) as other:
+                    other.execute("SELECT FROM accounting.locks FOR UPDATE NOWAIT")
+            assert join.leave(front.engine, "far", without_its_usage=True) is not None
+            copy_billing(engine)

@@ -135,10 +135,16 @@ def test_a_user_who_returns_is_named_again(front: Front) -> None:
     assert cell_problems(front.books.engine) == []
 
 
-def test_stored_addresses_are_reduced_in_all_cells(front: Front) -> None:
+def test_stored_addresses_are_reduced_in_all_cells_and_by_no_cell_alone(front: Front) -> None:
     def addresses(books: Books) -> set[str | None]:
         return {row["client_address"] for row in books.rows("sessions")}
 
+    # In a cell alone, the others and the front's statements would go on to name the user.
+    message = "this database is the cell 'north' of a front: erase on the front, for all cells"
+    with pytest.raises(UsageError, match=message):
+        erase(front.cells["north"].engine, "example.org", "alice")
+    with pytest.raises(UsageError, match=message):
+        reduce_addresses(front.cells["north"].engine, "example.org", ClientAddresses.DROP)
     engine = front.books.engine
     with pytest.raises(UsageError, match="keeps the addresses of clients"):
         reduce_addresses(engine, "example.org", ClientAddresses.KEEP)

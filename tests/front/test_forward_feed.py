@@ -281,7 +281,7 @@ def test_a_cell_that_hangs_delays_the_others_by_a_limited_time(front: Front) -> 
     for pid in sessions:
         os.kill(pid, signal.SIGSTOP)
     try:
-        forward_feed(front.books.engine, statement_seconds=1)
+        forward_feed(front.books.engine)
     finally:
         for pid in sessions:
             os.kill(pid, signal.SIGCONT)

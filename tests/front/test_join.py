@@ -6,19 +6,25 @@ from typing import Final
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
+from psycopg.sql import SQL
 
 from accounting.billing.close_period import close_periods
 from accounting.db import locks
 from accounting.db.engine import open_engine, psycopg_connection
-from accounting.errors import AccountingError, LockHeld, UsageError
-from accounting.front import foreign_server, join
+from accounting.errors import AccountingError, ConfigurationError, LockHeld, UsageError
+from accounting.front import cell_url, foreign_server, join
+from accounting.front.cell_url import checked_cell_url
 from accounting.front.shared.share import share
 from accounting.front.status import cell_states
+from accounting.ops.monitoring.health import evaluate
+from accounting.sources.source_queries import add_source
 from tests.support.books import READER, WRITER, cloned_database
 from tests.support.command import turn_accounting
 from tests.support.fronts import HOUR, Front, call, open_front
+from tests.support.monitoring import read_snapshot
 from tests.support.password_logins import password_login
-from tests.support.servers import PostgresServer
+from tests.support.servers import PostgresServer, wait_until
 
 MONTH: Final = HOUR * 24 * 30
 
@@ -26,6 +32,16 @@ MONTH: Final = HOUR * 24 * 30
 @pytest.fixture
 def front(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Front]:
     with open_front(postgres_server, tmp_path, ("north", "south")) as front:
+        yield front
+
+
+@pytest.fixture(scope="module")
+def standing(
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Front]:
+    """Tests leave its cells as they were."""
+    directory = tmp_path_factory.mktemp("standing")
+    with open_front(postgres_server, directory, ("north", "south")) as front:
         yield front
 
 
@@ -128,21 +144,163 @@ def test_a_cell_with_users_of_another_key_can_t_join(
     ("name", "url", "message"),
     [
         ("west", "postgresql://user:secret@host/db", "--password-file"),
+        ("west", "postgresql://user@host/db?sslpassword=secret", "a key without one"),
+        ("west", "postgresql://user:se cret@host/db?nothing=secret", "no URL of a cell"),
         ("west", "postgresql://host/db", "no URL of a cell"),
         ("west", "nonsense", "no URL of a cell"),
+        (
+            "west",
+            "postgresql://user@host/db?service=secret&fallback_application_name=x",
+            "can't have fallback_application_name, service",
+        ),
     ],
 )
-def test_wrong_urls_are_refused(front: Front, name: str, url: str, message: str) -> None:
+def test_wrong_urls_are_refused(standing: Front, name: str, url: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as raised:
-        join.join_cell(front.engine, name, url, None)
+        join.join_cell(standing.engine, name, url, None)
     assert "secret" not in str(raised.value)
 
 
-def test_a_front_can_t_be_a_cell_and_a_cell_no_front(front: Front) -> None:
+def test_the_front_s_postgres_knows_the_options_that_a_url_may_have(standing: Front) -> None:
+    """One that it does not know ends a joining before the cell is asked for anything."""
+    values = {"port": "5432", "hostaddr": "192.0.2.1", "keepalives": "1", "sslmode": "require"}
+    with standing.engine.connect() as connection:
+        for name in sorted(cell_url._ALLOWED - {"dbname", "user"}):
+            url = make_conninfo("postgresql://user@host/db", **{name: values.get(name, "10")})
+            with connection.begin() as transaction:
+                foreign_server.create_server(connection, "west", checked_cell_url(url), None)
+                transaction.rollback()
+
+
+def test_an_option_that_only_the_front_s_postgres_refuses_is_named(
+    standing: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cell_url, "_ALLOWED", cell_url._ALLOWED | {"client_encoding"})
+    url = "postgresql://user@127.0.0.1:1/db?client_encoding=utf8"
+    with pytest.raises(UsageError, match="the URL of cell 'west': invalid option \"client_enc"):
+        join.join_cell(standing.engine, "west", url, None)
+
+
+def test_where_the_front_s_part_fails_the_cell_is_as_it_was(
+    standing: Front, postgres_server: PostgresServer
+) -> None:
+    key = "SELECT identity_key FROM accounting.installation"
+    with cloned_database(postgres_server) as name:
+        url = postgres_server.url(database=name)
+        with psycopg.connect(url, autocommit=True) as cell:
+            before = cell.execute(key).fetchall()
+            with pytest.raises(UsageError, match="cell 'west' asks for no password"):
+                join.join_cell(standing.engine, "west", url, "needless")
+            assert cell.execute("SELECT FROM accounting.membership").fetchall() == []
+            assert cell.execute(key).fetchall() == before
+        join.join_cell(standing.engine, "west", url, None)
+        join.leave(standing.engine, "west")
+
+
+def test_a_cell_that_the_front_does_not_know_any_more_joins_under_any_name(
+    standing: Front, postgres_server: PostgresServer
+) -> None:
+    """It left while it was away, or the front was lost between the two commits of joining."""
+    [membership] = standing.cells["south"].query("SELECT front, cell FROM accounting.membership")
+    with cloned_database(postgres_server) as name:
+        url = postgres_server.url(database=name)
+        with psycopg.connect(url) as cell:
+            cell.execute(
+                "INSERT INTO accounting.membership (front, cell) VALUES (%(front)s, 'east')",
+                membership,
+            )
+            cell.execute("UPDATE accounting.installation SET database_id = gen_random_uuid()")
+        join.join_cell(standing.engine, "west", url, None)
+        assert [cell["state"] for cell in cell_states(standing.engine)] == ["ok", "ok", "ok"]
+        join.leave(standing.engine, "west")
+
+
+def test_a_database_that_sorts_otherwise_can_t_join(standing: Front) -> None:
+    """Also where only the locale differs that Postgres itself has."""
+    server = standing.books.server
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(
+            "CREATE DATABASE sorts_otherwise TEMPLATE template0 LOCALE 'C'"
+            " LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C'"
+        )
+        try:
+            message = (
+                r"by another collation \(C C b C version 1\) than .*\(C C b C.UTF-8 version 1\)"
+            )
+            with pytest.raises(UsageError, match=message):
+                join.join_cell(
+                    standing.engine, "west", server.url(database="sorts_otherwise"), None
+                )
+        finally:
+            connection.execute("DROP DATABASE sorts_otherwise WITH (FORCE)")
+
+
+def test_a_cell_whose_system_was_upgraded_is_named(standing: Front) -> None:
+    """The data by which its system sorts are others then."""
+    south = standing.cells["south"]
+    [before] = south.query(
+        "SELECT cell.database_collation() AS collation,"
+        " pg_get_functiondef('cell.database_collation'::regproc) AS definition"
+    )
+    change = (
+        "CREATE OR REPLACE FUNCTION cell.database_collation() RETURNS text LANGUAGE sql"
+        " AS $$ SELECT 'C.UTF-8 version 9' $$"
+    )
+    with psycopg.connect(south.url(), autocommit=True) as connection:
+        connection.execute(change)
+        try:
+            states = [cell["state"].partition(",")[0] for cell in cell_states(standing.engine)]
+            assert states == ["ok", "sorts texts by C.UTF-8 version 9"]
+            [problem] = evaluate(read_snapshot(standing.books), captures=False).problems
+            assert problem.startswith(
+                "cell 'south': sorts texts by C.UTF-8 version 9, and the front by "
+                f"{before['collation']},"
+            )
+            join.join_cell(standing.engine, "south", south.url(), None)
+        finally:
+            connection.execute(before["definition"].encode())
+
+
+def test_an_open_transaction_on_the_front_does_not_stay_in_cells_for_ever(
+    standing: Front,
+) -> None:
+    """It keeps a snapshot in each cell, and dead rows stay there meanwhile."""
+    south = standing.cells["south"]
+    [server] = standing.books.query("""
+        SELECT option_value AS options FROM pg_foreign_server, pg_options_to_table(srvoptions)
+        WHERE srvname = 'cell_south' AND option_name = 'options'
+    """)
+    shorter = server["options"].replace("session_timeout=3600s", "session_timeout=300ms")
+    assert shorter != server["options"]
+    alter = SQL("ALTER SERVER cell_south OPTIONS (SET options {})")
+    open_there = """
+        SELECT pid FROM pg_stat_activity WHERE datname = current_database()
+        AND application_name = 'turn-accounting front' AND state = 'idle in transaction'
+    """
+    with (
+        psycopg.connect(standing.books.url(), autocommit=True) as superuser,
+        psycopg.connect(standing.books.url(READER)) as reader,
+    ):
+        superuser.execute(alter.format(shorter))
+        reader.execute("SELECT FROM reporting.sources")
+        wait_until(lambda: not south.query(open_there))
+        with pytest.raises(psycopg.OperationalError, match="idle-in-transaction timeout"):
+            reader.execute("SELECT FROM reporting.sources")
+        superuser.execute(alter.format(server["options"]))
+
+
+def test_a_front_can_t_be_a_cell_and_a_cell_no_front(standing: Front) -> None:
     with pytest.raises(UsageError, match="is a front itself"):
-        join.join_cell(front.engine, "west", front.books.url(), None)
+        join.join_cell(standing.engine, "west", standing.books.url(), None)
     with pytest.raises(UsageError, match="the cell 'north' of this front already"):
-        join.join_cell(front.engine, "west", front.cells["north"].url(), None)
+        join.join_cell(standing.engine, "west", standing.cells["north"].url(), None)
+
+
+def test_a_database_that_became_a_front_takes_no_source(standing: Front) -> None:
+    """A collector looks when it starts only."""
+    engine = standing.books.engine
+    with engine.connect() as connection, pytest.raises(ConfigurationError, match="is a front"):
+        add_source(connection, "late", "psync")
 
 
 def test_a_cell_that_left_is_read_no_more_and_keeps_its_books(front: Front) -> None:

@@ -119,17 +119,27 @@ def test_a_cell_away_is_a_problem(front: Front, link: CellLink, fault: str) -> N
 
 def test_the_doctor_has_a_finding_for_each_cell(front: Front, link: CellLink) -> None:
     link.cut()
+    rules = (
+        "UPDATE accounting.realm_rules SET grace_seconds = grace_seconds + %s RETURNING realm_id"
+    )
+    front.cells["south"].query(rules, [1])
     result = run(front, "doctor", "--json")
+    front.cells["south"].query(rules, [-1])
     findings = [json.loads(line) for line in result.out.splitlines()]
     assert result.code == 1
     assert not [finding for finding in findings if "partition" in str(finding)]
     findings = [finding for finding in findings if finding["subject"] != "postgres"]
     errors = [finding for finding in findings if finding["level"] == "error"]
-    assert [finding["subject"] for finding in errors] == ["cells"]
-    assert "cell 'north' does not answer" in errors[0]["seen"]
+    assert [finding["subject"] for finding in errors] == ["cells", "cells"]
+    differs, away = sorted(finding["seen"] for finding in errors)[::-1]
+    assert "cell 'south': it has other rules of realm 'example.org'" in differs
+    assert "cell 'north' does not answer" in away
     assert {finding["subject"] for finding in findings} == {"cells", "events", "zones", "addresses"}
-    [south] = [finding for finding in findings if "cell 'south'" in finding["seen"]]
-    assert south["level"] == "ok"
+    [south] = [
+        finding
+        for finding in findings
+        if "cell 'south'" in finding["seen"] and finding["level"] == "ok"
+    ]
     assert south["seen"].startswith("cell 'south': 1 source, captured until ")
 
 

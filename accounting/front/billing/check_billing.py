@@ -7,8 +7,8 @@ from typing import Final
 from sqlalchemy import Engine
 
 from accounting.audit.differences import Difference
-from accounting.db.engine import lost_connections
 from accounting.db.queries import Queries
+from accounting.front.cells import reading_cells
 
 _QUERIES: Final = Queries("accounting.front.billing")
 _CHECKS: Final = {
@@ -23,7 +23,7 @@ others can't compare, and in other words what they find."""
 def check_billing(engine: Engine, realm: str | None, period: date | None) -> Iterator[Difference]:
     """Yield where what the front billed is not what its cells have now, of a realm or a period."""
     found = set()
-    with lost_connections(), engine.connect() as connection:
+    with reading_cells(engine, statement_seconds=0) as connection:
         for name, what in _CHECKS.items():
             rows = connection.execute(_QUERIES.text(name), {"realm": realm, "period": period})
             for row in rows.mappings():

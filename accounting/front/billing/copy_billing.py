@@ -13,11 +13,10 @@ from accounting.billing import statement_queries
 from accounting.billing.adjust import enqueue_posted
 from accounting.billing.close_period import CloseResult, enqueue_period_closed
 from accounting.billing.period_queries import find_period
-from accounting.db.engine import lost_connections
 from accounting.db.locks import lock
 from accounting.db.queries import Queries
 from accounting.domain.statements import StatementCutoff, cutoff_over_cells
-from accounting.front.cells import require_front
+from accounting.front.cells import reading_cells
 
 _QUERIES: Final = Queries("accounting.front.billing")
 
@@ -27,8 +26,7 @@ def copy_billing(engine: Engine) -> int:
 
     Raises ConnectionLost where a cell does not answer: then nothing is known to be complete.
     """
-    with lost_connections(), engine.begin() as connection:
-        require_front(connection)
+    with reading_cells(engine) as connection:
         lock(connection, "rollup")
         for name in (
             "delete_stale_periods",
@@ -47,11 +45,11 @@ def _close_ready_periods(engine: Engine) -> int:
 
     They are listed once, since that asks every cell. Returns how many records were written.
     """
-    with lost_connections(), engine.connect() as connection:
+    with reading_cells(engine) as connection:
         listed = connection.execute(_QUERIES.text("ready_periods")).mappings().all()
     written = 0
     for ready in map(dict, listed):
-        with lost_connections(), engine.begin() as connection:
+        with reading_cells(engine) as connection:
             lock(connection, "rollup")
             if connection.execute(_QUERIES.text("is_ready"), ready).scalar_one():
                 _close(connection, ready)

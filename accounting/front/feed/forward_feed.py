@@ -19,8 +19,8 @@ from sqlalchemy.exc import DBAPIError
 from accounting.db.engine import lost_connections
 from accounting.db.locks import require_lock
 from accounting.db.queries import Queries
-from accounting.errors import AccountingError, ConnectionLost, LockHeld
-from accounting.front.cells import require_front
+from accounting.errors import AccountingError, CellAway, ConnectionLost, LockHeld
+from accounting.front.cells import reading_cells, require_front
 
 log = structlog.get_logger()
 
@@ -29,15 +29,13 @@ _QUERIES: Final = Queries("accounting.front.feed")
 BATCH_SIZE: Final = 5_000
 """Events of a cell that are forwarded in one transaction at the most."""
 STATEMENT_SECONDS: Final = 20.0
-"""A cell that answers nothing for so long hangs; a batch takes a fraction of a second."""
+"""A batch takes a fraction of a second."""
 PAUSE_FACTOR: Final = 9
 MAX_PAUSE_SECONDS: Final = 120.0
 """A cell that hangs is tried again after so many times what that took, so that the others go on."""
 
 
-def forward_feed(
-    engine: Engine, *, limit: int = BATCH_SIZE, statement_seconds: float = STATEMENT_SECONDS
-) -> int:
+def forward_feed(engine: Engine, *, limit: int = BATCH_SIZE) -> int:
     """Forward all new events of the cells; returns how many were read.
 
     Of the cells that could not be read the last time, it tries one. Raises LockHeld if another
@@ -50,7 +48,7 @@ def forward_feed(
         for cell in tuple(pending):
             started = time.monotonic()
             try:
-                read = _forward_batch(engine, cell, limit, statement_seconds)
+                read = _forward_batch(engine, cell, limit)
             except LockHeld:
                 if not total:
                     raise
@@ -78,12 +76,10 @@ def _cells_to_forward(engine: Engine) -> list[str]:
     ][:1]
 
 
-def _forward_batch(engine: Engine, cell: str, limit: int, statement_seconds: float) -> int:
-    with lost_connections(), engine.begin() as connection:
+def _forward_batch(engine: Engine, cell: str, limit: int) -> int:
+    with reading_cells(engine, only=cell, statement_seconds=STATEMENT_SECONDS) as connection:
         # A statement of its own: the next one sees the cursor that the last holder committed.
         require_lock(connection, "forward")
-        milliseconds = str(round(statement_seconds * 1000))
-        connection.execute(_QUERIES.text("limit_statements"), {"milliseconds": milliseconds})
         position = connection.execute(_QUERIES.text("common_position"), {"cell": cell}).one()
         if not position.is_newest:
             _go_back(connection, cell, position.number, position.seq)
@@ -149,6 +145,8 @@ def _record_failure(engine: Engine, cell: str, error: Exception, seconds: float)
 
 def _reason(error: BaseException) -> str:
     """What Postgres says of a cell, in one line."""
+    if isinstance(error, CellAway):
+        return error.reason
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, DBAPIError):

@@ -5,10 +5,6 @@ SELECT cell, feed_failing_since IS NOT NULL AS is_failing FROM accounting.cells
 WHERE feed_retry_at IS NULL OR feed_retry_at <= clock_timestamp()
 ORDER BY feed_failing_since IS NOT NULL, feed_retry_at, cell;
 
--- name: limit_statements
--- Ends a statement of this transaction that takes longer: a cell may hang.
-SELECT set_config('statement_timeout', :milliseconds, true);
-
 -- name: common_position
 -- Up to where the feed of a cell is forwarded, if the cell still has that; else the newest position that
 -- it has.

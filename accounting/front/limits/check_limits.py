@@ -6,9 +6,9 @@ from sqlalchemy import Engine
 
 from accounting.audit.differences import Difference, DifferenceFactory
 from accounting.audit.limit_check import check_limits
-from accounting.db.engine import lost_connections
 from accounting.db.locks import lock
 from accounting.db.queries import Queries
+from accounting.front.cells import reading_cells
 from accounting.front.limits.evaluate_limits import evaluate_changes, stage_realm
 from accounting.identities.realm_queries import all_rules, names_by_id
 
@@ -21,7 +21,10 @@ def check_front_limits(engine: Engine, realm: str | None = None) -> Iterator[Dif
     What changed since the job ``limits`` looked is no difference: it is evaluated first, and rolled
     back with the rest. Realms whose limits wait are left out. Raises ConnectionLost.
     """
-    with lost_connections(), engine.connect() as connection, connection.begin() as transaction:
+    with (
+        reading_cells(engine, statement_seconds=0) as connection,
+        connection.begin_nested() as savepoint,
+    ):
         lock(connection, "rollup")
         limited = connection.execute(_QUERIES.text("limited_realms")).all()
         if not limited:
@@ -34,5 +37,5 @@ def check_front_limits(engine: Engine, realm: str | None = None) -> Iterator[Dif
             if realm in (None, row.realm) and row.realm not in waiting
             for difference in check_limits(connection, factory, row.realm_id, stage=stage_realm)
         ]
-        transaction.rollback()
+        savepoint.rollback()
     yield from differences

@@ -15,14 +15,13 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
-from accounting.db.engine import lost_connections
 from accounting.db.locks import lock
 from accounting.db.queries import Queries
 from accounting.db.schema.limits import REALM_KEY
 from accounting.domain.calendar import BucketLength, from_micros, to_micros
 from accounting.domain.realm_rules import RealmRules
 from accounting.errors import AccountingError
-from accounting.front.cells import require_front
+from accounting.front.cells import reading_cells
 from accounting.identities import bucket_queries
 from accounting.identities.realm_queries import all_rules, names_by_id
 from accounting.identities.user_queries import compute_user_key, find_user_key
@@ -39,8 +38,7 @@ def evaluate_limits(engine: Engine) -> int:
     Raises ConnectionLost where a cell does not answer, and AccountingError for realms whose rules
     differ between the front and a cell: their limits wait, the others are evaluated.
     """
-    with lost_connections(), engine.begin() as connection:
-        require_front(connection)
+    with reading_cells(engine) as connection:
         lock(connection, "rollup")
         if not connection.execute(_QUERIES.text("has_limits")).scalar_one():
             return 0
@@ -136,7 +134,9 @@ def find_user(connection: Connection, realm_id: int, user_id: str) -> UUID | Non
     return find_user_key(connection, realm_id, user_id)
 
 
-USAGE_OF_CELLS: Final = UsageOfLimits(stage_realm=stage_realm, find_user=find_user)
+USAGE_OF_CELLS: Final = UsageOfLimits(
+    begin=reading_cells, stage_realm=stage_realm, find_user=find_user
+)
 """For the limits of a front."""
 
 

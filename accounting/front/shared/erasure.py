@@ -20,7 +20,7 @@ from accounting.errors import AccountingError, UsageError
 from accounting.front.cells import (
     connect_cell,
     errors_of_cell,
-    is_front,
+    is_for_all_cells,
     read_cells,
     require_same_revision,
 )
@@ -130,10 +130,13 @@ def reduce_addresses(
 
 
 def _open_cells(stack: ExitStack, engine: Engine) -> dict[str, Engine] | None:
-    """The databases of all cells, each of which answers; None where this is no front."""
+    """The databases of all cells, each of which answers; None where this is no front.
+
+    Raises UsageError in a cell: the other ones would go on to name the user.
+    """
+    if not is_for_all_cells(engine, "erase"):
+        return None
     with lost_connections(), engine.connect() as connection:
-        if not is_front(connection):
-            return None
         cells = read_cells(connection)
     engines = {}
     for cell in cells:

@@ -18,14 +18,13 @@ from accounting.domain.client_addresses import ClientAddresses
 from accounting.domain.identity import RadacctUsername
 from accounting.domain.realm_rules import RealmRule
 from accounting.domain.text_escaping import unescape
-from accounting.errors import AccountingError, UsageError
+from accounting.errors import AccountingError
 from accounting.front.cells import (
     Cell,
     connect_cell,
     errors_of_cell,
-    is_front,
+    is_for_all_cells,
     read_cells,
-    read_membership,
     require_same_revision,
 )
 from accounting.front.shared.cell_facts import read_realms
@@ -33,6 +32,7 @@ from accounting.front.shared.share import put_realm
 from accounting.identities import radacct_names, realm_queries, realm_rules
 from accounting.identities.realm_rules import ChangedRules
 
+_WHAT: Final = "set the rules of realms"
 LEAD_SECONDS: Final = 3600
 """How long a change of rules leaves a cell that was lost to come back, before it holds."""
 
@@ -54,7 +54,7 @@ def set_rules(
     nothing is changed anywhere.
     """
     changes_rules = bool(changes) or client_addresses is not None
-    if not _is_front(engine):
+    if not is_for_all_cells(engine, _WHAT):
         changed = None
         if changes_rules:
             changed = realm_rules.set_rule(
@@ -98,7 +98,7 @@ def remove_realm(engine: Engine, realm: str) -> None:
 
     Where it is interrupted, the job ``share`` brings the realm back from where it is left.
     """
-    if not _is_front(engine):
+    if not is_for_all_cells(engine, _WHAT):
         realm_rules.remove_realm(engine, realm)
         return
     with _locked_cells(engine) as (connection, cells):
@@ -110,20 +110,6 @@ def remove_realm(engine: Engine, realm: str) -> None:
         _commit_cells(cells)
         with lost_connections():
             connection.commit()
-
-
-def _is_front(engine: Engine) -> bool:
-    """Whether rules are set for all cells. Raises UsageError in a cell."""
-    with lost_connections(), engine.connect() as connection:
-        if is_front(connection):
-            return True
-        membership = read_membership(connection)
-        if membership is not None:
-            raise UsageError(
-                f"this database is the cell '{membership.cell}' of a front: set the rules of "
-                "realms on the front, for all cells at once"
-            )
-        return False
 
 
 @contextmanager

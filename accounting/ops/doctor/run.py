@@ -18,6 +18,7 @@ from accounting.ops.doctor.client_addresses import check_client_addresses
 from accounting.ops.doctor.clock import check_clock, check_database_clock, measure_clock
 from accounting.ops.doctor.findings import Finding, error
 from accounting.ops.doctor.flow import check_flow
+from accounting.ops.doctor.installation import check_installation
 from accounting.ops.doctor.postgres_facts import (
     read_database_clock,
     read_postgres_facts,
@@ -80,6 +81,9 @@ def _examine_books(engine: Engine, settings: Settings, snapshot: Snapshot) -> It
         yield from check_time_zones(engine, settings.time_zone)
     with suppress(NotAllowed):
         yield check_client_addresses(engine, ClientAddresses(settings.client_addresses))
+    if snapshot.database is not None and snapshot.database.is_front:
+        with suppress(NotAllowed):
+            yield from check_installation(engine, snapshot.database)
     with suppress(NotAllowed):
         yield from check_database_clock(
             read_database_clock(engine), clock_offsets(snapshot).values()

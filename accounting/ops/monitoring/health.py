@@ -16,7 +16,7 @@ from accounting.ops import servers
 from accounting.ops.monitoring.snapshot import Snapshot, SnapshotReader
 from accounting.ops.monitoring.status_queries import DatabaseStatus, RealmStatus, SilentThread
 from accounting.plurals import counted
-from accounting.reporting.cells import CellState, describe_revision
+from accounting.reporting.cells import CellState, describe_change
 
 MAX_CAPTURE_LAG_SECONDS: Final = 60
 """Capture writes a checkpoint every second."""
@@ -154,8 +154,8 @@ def cell_status_problems(database: DatabaseStatus) -> Iterator[str]:
     for cell in database.cell_states:
         if cell.away:
             yield f"cell '{cell.cell}' does not answer: {cell.away}"
-        elif revision := describe_revision(cell):
-            yield f"cell '{cell.cell}': {revision}"
+        elif change := describe_change(cell):
+            yield f"cell '{cell.cell}': {change}"
 
 
 def cell_faults(database: DatabaseStatus) -> Iterator[str]:

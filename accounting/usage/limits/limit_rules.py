@@ -1,6 +1,7 @@
 """Set and remove limits."""
 
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -38,14 +39,18 @@ class SetLimit:
 class UsageOfLimits:
     """Where the users are, and the usage that limits are compared with.
 
-    ``find_user``: the key of a user of a realm by name; None if the realm has no such user.
+    ``begin``: a transaction that reads it. ``find_user``: the key of a user of a realm by name;
+    None if the realm has no such user.
     """
 
+    begin: Callable[[Engine], AbstractContextManager[Connection]]
     stage_realm: evaluation.StageRealm
     find_user: Callable[[Connection, int, str], UUID | None]
 
 
-OWN_USAGE: Final = UsageOfLimits(stage_realm=evaluation.stage_realm, find_user=find_user_key)
+OWN_USAGE: Final = UsageOfLimits(
+    begin=Engine.begin, stage_realm=evaluation.stage_realm, find_user=find_user_key
+)
 """Both in this database."""
 
 
@@ -71,7 +76,7 @@ def set_limit(
     """
     if len({*warnings} - {THE_LIMIT}) > MAX_WARNINGS:
         raise UsageError(f"a limit has at most {MAX_WARNINGS} more percents")
-    with lost_connections(), engine.begin() as connection:
+    with lost_connections(), usage.begin(engine) as connection:
         lock(connection, "rollup")
         realm_id = find_realm(connection, realm)
         user_key = None
@@ -123,7 +128,7 @@ def remove_limit(engine: Engine, limit_id: int, *, usage: UsageOfLimits = OWN_US
     events that made. ``usage``: as for :func:`set_limit`. Waits for a roll-up that runs. Raises
     UsageError for an unknown limit.
     """
-    with lost_connections(), engine.begin() as connection:
+    with lost_connections(), usage.begin(engine) as connection:
         lock(connection, "rollup")
         whose = limit_queries.find_whose(connection, limit_id)
         if whose is None:
