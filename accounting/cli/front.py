@@ -133,7 +133,9 @@ def leave(
         unreachable = front_join.leave(engine, name, without_its_usage=without_its_usage)
     write_message(f"cell '{name}' has left")
     if unreachable is not None:
-        write_message(f"it does not know: {unreachable}")
+        write_message(
+            f"it does not know, and refuses `realm set` until it joins again: {unreachable}"
+        )
 
 
 def _owner_engine() -> AbstractContextManager["Engine"]:
