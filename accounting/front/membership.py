@@ -181,7 +181,9 @@ def _check_membership(
     if membership is None:
         return
     if membership.front != front.uri:
-        raise UsageError(f"is the cell '{membership.cell}' of another front")
+        raise UsageError(
+            f"is the cell '{membership.cell}' of another front: let it leave that one first"
+        )
     database_id = connection.execute(_QUERIES.text("database_id")).scalar_one()
     if (cell := known.get(database_id)) is not None:
         raise UsageError(f"is the cell '{cell}' of this front already")
