@@ -40,9 +40,15 @@ FROM (SELECT (to_jsonb(v) - %s::text[])::text AS row FROM reporting.{} v) t
 """
 ROWS: Final = "SELECT (to_jsonb(v) - %s::text[])::text AS row FROM reporting.{} v"
 FEED: Final = """
-SELECT seq, md5(concat_ws(' ', type, realm, payload - 'cell')) AS event FROM reporting.feed
+SELECT seq, event_id, concat_ws(' ', type, realm, payload - 'cell') AS event FROM reporting.feed
 WHERE seq > %s AND type NOT IN ('period.closed', 'adjustment.posted') ORDER BY seq
 """
+IDS_IN_FRONT: Final = """
+SELECT e.event_id::text AS of_cell,
+    accounting.event_id('event of a cell', n.database_id || ' ' || e.event_id) AS of_front
+FROM accounting.cells n, unnest(%s::text[]) e (event_id)
+"""
+KNOWN: Final = "SELECT event_id FROM reporting.feed WHERE seq <= %s AND event_id = ANY (%s)"
 CELL_POSITION: Final = """
 SELECT coalesce((SELECT max(seq) FROM accounting.feed), 0) AS seq,
     (SELECT count(*) FROM accounting.feed_outbox) AS waiting
@@ -130,26 +136,39 @@ class FrontChecker:
     def _feed_differences(self) -> Iterator[str]:
         """Each event of the cell is in the front's feed once, and in the cell's order.
 
-        After a restore in another one, with those that the cell has lost.
+        A restored cell records again what the front has already, and the front then has what the
+        cell has lost. It is compared with all of the front's feed, and later each event that it
+        records again must be there from before.
         """
         is_restored = self._deployment.restores != self._restores
         self._restores = self._deployment.restores
-        since = (0, 0) if is_restored else (self._cell_seq, self._front_seq)
-        cell, front = self._read_feeds(*since)
-        self._cell_seq = cell[-1]["seq"] if cell else since[0]
-        self._front_seq = front[-1]["seq"] if front else since[1]
-        has, shows = [row["event"] for row in cell], [row["event"] for row in front]
-        self.event_count = self.event_count + len(shows) if not is_restored else len(shows)
+        cell_since, front_since = (0, 0) if is_restored else (self._cell_seq, self._front_seq)
+        cell, front = self._read_feeds(cell_since, front_since)
+        self._cell_seq = cell[-1]["seq"] if cell else cell_since
+        self._front_seq = front[-1]["seq"] if front else front_since
+        self.event_count = len(front) if is_restored else self.event_count + len(front)
+        ids = {
+            row["of_cell"]: row["of_front"]
+            for row in self._front.query(IDS_IN_FRONT, ([str(row["event_id"]) for row in cell],))
+        }
+        has = [(ids[str(row["event_id"])], row["event"]) for row in cell]
+        shows = [(row["event_id"], row["event"]) for row in front]
         if is_restored:
-            counts = Counter(shows)
-            wrong = [event for event in has if counts[event] != 1]
+            counts = Counter(event_id for event_id, _ in shows)
+            wrong = [event for event in has if counts[event[0]] != 1]
             if wrong:
-                yield f"after a restore its feed lacks or doubles {len(wrong)} events"
-        elif has != shows:
+                yield f"after a restore its feed lacks or doubles {len(wrong)} events: {wrong[0]}"
+            return
+        known: set[object] = set()
+        if self._restores:
+            values = (front_since, list(ids.values()))
+            known = {row["event_id"] for row in self._front.query(KNOWN, values)}
+        expected = [event for event in has if event[0] not in known]
+        if expected != shows:
             yield (
-                f"its feed has {len(shows)} events, its cell {len(has)}; lost"
-                f" {(Counter(has) - Counter(shows)).total()}, doubled or added"
-                f" {(Counter(shows) - Counter(has)).total()}, or in another order"
+                f"its feed has {len(shows)} new events, its cell {len(expected)}: lost"
+                f" {list(Counter(expected) - Counter(shows))[:2]}, doubled or added"
+                f" {list(Counter(shows) - Counter(expected))[:2]}, or in another order"
             )
 
     def _read_feeds(self, cell_since: int, front_since: int) -> tuple[list[dict[str, Any]], ...]:
