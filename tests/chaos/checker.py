@@ -110,13 +110,13 @@ class Checker:
                 )
         self._check_usage()
         self._check_sums()
-        for difference in self._deployment.verify():
-            self._add_error("verify found a difference", difference)
         if self._front is not None:
             for line in self._front.check():
                 self._add_error("front", line)
             self.tally.forwarded = self._front.event_count
             self.tally.closed = self._front.closed_count
+        for difference in self._deployment.verify():
+            self._add_error("verify found a difference", difference)
         for row in self._deployment.query("SELECT * FROM reporting.rejected_messages"):
             self._add_error("rejected", row)
         sources = [
