@@ -69,6 +69,7 @@ def server_options(url: str) -> Mapping[str, str]:
                 None,
                 (
                     f"-c idle_in_transaction_session_timeout={IDLE_SECONDS}s",
+                    "-c jit=off",  # compiling takes longer than the look whether a cell answers
                     parts.get("options"),
                     _READER,
                 ),

@@ -272,6 +272,7 @@ def test_an_open_transaction_on_the_front_does_not_stay_in_cells_for_ever(
     """)
     shorter = server["options"].replace("session_timeout=3600s", "session_timeout=300ms")
     assert shorter != server["options"]
+    assert "-c jit=off" in server["options"]  # as in all sessions of this package
     alter = SQL("ALTER SERVER cell_south OPTIONS (SET options {})")
     open_there = """
         SELECT pid FROM pg_stat_activity WHERE datname = current_database()
