@@ -238,6 +238,7 @@ def send_signal(pid: int, step: signal.Signals) -> bool:
 @contextmanager
 def all_paused(pid: int) -> Iterator[None]:
     """A process and its descendants stand still; the first is stopped first, and starts no more."""
+    assert pid, "no process to pause: all are descendants of 0"
     send_signal(pid, signal.SIGSTOP)
     children = [each for each in descendants(pid) if send_signal(each, signal.SIGSTOP)]
     try:
