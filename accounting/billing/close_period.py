@@ -114,11 +114,7 @@ def close_period(
                 raise unknown_name("source", name, known)
         row = find_period(connection, realm_id, realm, period)
         if row.closed_at is not None:
-            raise UsageError(
-                f"period {period} of realm '{realm}' is closed already, since "
-                f"{row.closed_at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}: "
-                f"`{statement_command(realm, period)}` shows it"
-            )
+            raise closed_already(row, realm)
     return _close(engine, realm_id, period, excluded_sources, dry_run=dry_run)
 
 
@@ -139,7 +135,9 @@ def _close(
         waits_for = period_queries.waits_for(connection, realm_id, period, excluded_sources)
         behind = period_queries.sources_behind(connection, realm_id, period, excluded_sources)
         if waits_for is not None and not dry_run:
-            raise _waits(row, realm, waits_for, f"as it is now: `{preview_command(realm, period)}`")
+            raise not_ready(
+                row, realm, waits_for, f"as it is now: `{preview_command(realm, period)}`"
+            )
         # So that the feed has all usage of the period before its end.
         ends_at = to_micros(row.ends_at)
         fold_and_count(connection, realm_queries.all_rules(connection), {realm_id: ends_at})
@@ -154,7 +152,7 @@ def _close(
             sums=statement_queries.statement_sums(connection, realm_id, period),
         )
         if waits_for is not None:
-            raise _waits(row, realm, waits_for, f"as it is now: {result.summary()}")
+            raise not_ready(row, realm, waits_for, f"as it is now: {result.summary()}")
         figures = statement_queries.statement_figures(connection, realm_id, period)
         enqueue_period_closed(connection, row, result, figures)
         if dry_run:
@@ -162,7 +160,18 @@ def _close(
         return result
 
 
-def _waits(row: PeriodRow, realm: str, waits_for: str, next_step: str) -> NotYet:
+def closed_already(row: PeriodRow, realm: str) -> UsageError:
+    """The error for a period that can't be closed again."""
+    assert row.closed_at is not None
+    return UsageError(
+        f"period {row.period} of realm '{realm}' is closed already, since "
+        f"{row.closed_at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}: "
+        f"`{statement_command(realm, row.period)}` shows it"
+    )
+
+
+def not_ready(row: PeriodRow, realm: str, waits_for: str, next_step: str) -> NotYet:
+    """The error for a period that waits for something, with what to do."""
     waits = describe_wait(waits_for, row.ends_at, row.time_zone)
     return NotYet(f"period {row.period} of realm '{realm}' waits for: {waits}; {next_step}")
 

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import AbstractContextManager
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -14,6 +15,7 @@ from accounting.cli.rows import ListForm, Listing, arranged, write_list
 from accounting.cli.table import Column, Kind
 from accounting.domain.human_text import minute
 from accounting.errors import ConnectionLost, UsageError
+from accounting.reporting.filters import period_day
 
 if TYPE_CHECKING:
     from accounting.db.engine import Engine
@@ -25,6 +27,7 @@ _CELLS: Final = Listing(
         "state": "state",
         "revision": "revision",
         "joined_at": "joined",
+        "bill_from": "billed from",
     },
     columns=(
         Column(field="cell", heading="cell", kind=Kind.NAME),
@@ -32,6 +35,7 @@ _CELLS: Final = Listing(
         Column(field="url", heading="url", kind=Kind.NAME),
         Column(field="revision", heading="revision"),
         Column(field="joined_at", heading="joined (UTC)", text=minute, rank=1),
+        Column(field="bill_from", heading="billed from", rank=1, optional=True),
     ),
     rank="cell",
     empty="No cell has joined yet: `turn-accounting front join NAME URL`.",
@@ -72,11 +76,22 @@ def join(
             "--password-file", metavar="FILE", help="Has the password; - is standard input."
         ),
     ] = None,
+    bill_from: Annotated[
+        date | None,
+        typer.Option(
+            "--bill-from",
+            parser=period_day,
+            metavar="PERIOD",
+            help="The first period that the front bills of it: earlier ones, which it has closed,"
+            " were invoiced before.",
+        ),
+    ] = None,
 ) -> None:
     """Let a cell join, or join again with another URL or password.
 
     The cell gets the schema, if it has none, and the key of this installation,
-    if it has no users yet. The front reads it with the reader's rights.
+    if it has no users yet. The front reads it with the reader's rights. For one
+    that has closed periods, or takes the place of another, say --bill-from.
     """
     from accounting.db.connection import needs_password
     from accounting.front.join import join_cell
@@ -84,7 +99,7 @@ def join(
     password = None if password_file is None else _read_password(password_file)
     try:
         with _owner_engine() as engine:
-            join_cell(engine, name, url, password)
+            join_cell(engine, name, url, password, bill_from=bill_from)
     except ConnectionLost as error:
         if password is None and needs_password(error):
             raise ConnectionLost(f"{error}: give it with --password-file") from error

@@ -80,15 +80,17 @@ def close(
     ] = False,
     without: Annotated[
         list[str] | None,
-        typer.Option("--without", parser=name_argument, help="Do not wait for this source."),
+        typer.Option(
+            "--without", parser=name_argument, help="Do not wait for this source, or cell."
+        ),
     ] = None,
 ) -> None:
     """Close a period now: its statement is final from then on."""
-    from accounting.billing.close_period import close_period
+    from accounting.front.billing.close_over_cells import close_installation_period
 
     with writer_engine(command_settings()) as engine:
-        closed = close_period(
-            engine, realm, period, excluded_sources=without or (), dry_run=dry_run
+        closed = close_installation_period(
+            engine, realm, period, excluded=without or (), dry_run=dry_run
         )
     excluded = ", ".join(f"'{name}'" for name in closed.excluded_sources)
     write_message(

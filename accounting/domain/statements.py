@@ -5,10 +5,11 @@ that erasing a name changes neither.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from hashlib import sha256
+from typing import Any
 from uuid import UUID
 
 
@@ -84,7 +85,12 @@ class StatementCutoff:
                 "sources": {
                     name: source for cell in cells for name, source in cell["sources"].items()
                 },
-                "without": sorted(name for cell in cells for name in cell["without"]),
+                "without": sorted(
+                    [
+                        *(name for cell in cells for name in cell["without"]),
+                        *(f"cell {name}" for name in fields.get("without", ())),
+                    ]
+                ),
             }
         return cls(
             highest_gap_id=fields["gap"],
@@ -105,10 +111,15 @@ class StatementCutoff:
         )
 
 
-def cutoff_over_cells(cutoffs: Mapping[str, str]) -> str:
-    """The cutoff of a front's statement, in the same form, of those of its cells by name."""
-    cells = {cell: json.loads(text) for cell, text in cutoffs.items()}
-    return json.dumps({"cells": cells}, sort_keys=True, separators=(",", ":"))
+def cutoff_over_cells(cutoffs: Mapping[str, str], without: Collection[str] = ()) -> str:
+    """The cutoff of a front's statement, in the same form, of those of its cells by name.
+
+    ``without``: the cells that have no part of it, and were not waited for.
+    """
+    fields: dict[str, Any] = {"cells": {cell: json.loads(text) for cell, text in cutoffs.items()}}
+    if without:
+        fields["without"] = sorted(without)
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
 
 def line_digest(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final, NamedTuple
 
 import psycopg
@@ -34,6 +34,8 @@ _QUERIES: Final = Queries("accounting.front")
 class Cell:
     """A cell as its front knows it. ``url``: without a password.
 
+    ``bill_from``: the first period that the front bills of it; None for all.
+
     ``revision``: of its schema when its views were imported, and ``front_revision`` of the front's.
     """
 
@@ -43,6 +45,7 @@ class Cell:
     revision: str
     front_revision: str
     joined_at: datetime
+    bill_from: date | None
 
 
 class Membership(NamedTuple):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import date
 from typing import Final
 from uuid import UUID
 
@@ -50,9 +51,12 @@ def make_front(engine: Engine) -> None:
         foreign_server.define_functions(connection)
 
 
-def join_cell(engine: Engine, name: str, url: str, password: str | None) -> None:
+def join_cell(
+    engine: Engine, name: str, url: str, password: str | None, *, bill_from: date | None = None
+) -> None:
     """Let a cell join, or join again with another URL or password.
 
+    ``bill_from``: the first period that the front bills of it; None for all, or as said before.
     Raises UsageError for a database that can't be a cell of this front, and leaves both as they
     were, but for the schema of a new database; LockHeld while someone's open transaction has read
     the front's views. What the cell knows is committed last but one, so that a second call
@@ -77,7 +81,7 @@ def join_cell(engine: Engine, name: str, url: str, password: str | None) -> None
         with cells.errors_of_cell(name):
             cell_engine = stack.enter_context(open_cell_engine(url, password))
             database, cell_connection = membership.prepare_cell(
-                stack, cell_engine, connection, front, name, databases, joined
+                stack, cell_engine, connection, front, name, databases, joined, bill_from
             )
         cell_id = (
             known[name].cell_id
@@ -92,6 +96,7 @@ def join_cell(engine: Engine, name: str, url: str, password: str | None) -> None
                 "cell": name,
                 "url": url,
                 "front_revision": head_revision(),
+                "bill_from": bill_from,
                 **database._asdict(),
             },
         )
@@ -150,11 +155,12 @@ def _joined_database(connection: Connection, name: str) -> UUID | None:
 
 def _check_billed(engine: Engine, connection: Connection, cell: cells.Cell) -> None:
     """Raise UsageError for a cell with usage that is in no statement of the front."""
-    rows = connection.execute(_QUERIES.text("billed_of_database"), {"cell": cell.cell})
+    joined = _joined_database(connection, cell.cell)
+    rows = connection.execute(_QUERIES.text("billed_of_database"), {"database_id": joined})
     billed = {(row.realm, row.period): row.cutoff for row in rows}
     try:
         with cells.open_cell(engine, cell) as cell_engine:
-            if membership.read_database_id(cell_engine) != _joined_database(connection, cell.cell):
+            if membership.read_database_id(cell_engine) != joined:
                 raise UsageError("another database is there than the one that joined")
             with lost_connections(), cell_engine.connect() as cell_connection:
                 periods = cell_connection.execute(_QUERIES.text("periods_in_cell")).all()
@@ -164,7 +170,10 @@ def _check_billed(engine: Engine, connection: Connection, cell: cells.Cell) -> N
             "same: --without-its-usage"
         ) from error
     for row in periods:
+        is_billed = (row.realm, row.period) in billed
         if row.cutoff is not None and billed.get((row.realm, row.period)) == row.cutoff:
+            continue
+        if cell.bill_from is not None and row.period < cell.bill_from and not is_billed:
             continue
         state = "has not closed it" if row.cutoff is None else "has closed it, the front has not"
         period = f"period {row.period}" if row.has_period else f"the period of {row.period}"

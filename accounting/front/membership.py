@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from datetime import date
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from accounting.db.queries import Queries
 from accounting.db.revisions import head_revision
 from accounting.errors import NotAllowed, UsageError
 from accounting.front.cells import read_membership
+from accounting.front.first_billed import check_first_billed
 from accounting.front.shared import cell_facts, share
 
 _QUERIES: Final = Queries("accounting.front")
@@ -36,6 +38,7 @@ def prepare_cell(
     name: str,
     known: Mapping[UUID, str | None],
     joined: UUID | None,
+    bill_from: date | None,
 ) -> tuple[CellDatabase, Connection]:
     """Make a database a cell of a front, in the transaction of the connection that is returned.
 
@@ -43,8 +46,9 @@ def prepare_cell(
     A database without a schema gets it. Its key becomes that of the installation, while no name
     was made into a key by its own; the key of the first cell may become the installation's.
     ``known``: the databases of the other cells, with the names of those that have not left.
-    ``joined``: the database that has this name, if one has joined. Raises UsageError for a database
-    that can't be joined. What differs in a cell that joined before is a
+    ``joined``: the database that has this name, if one has joined. ``bill_from``: the first period
+    that the front bills of it, if the operator said so. Raises UsageError for a database that can't
+    be joined. What differs in a cell that joined before is a
     problem that `doctor` names.
     """
     is_new = joined is None
@@ -69,6 +73,8 @@ def prepare_cell(
         database_id = _own_database_id(connection, known)
         if is_new:
             _check_clock(connection, front_connection)
+        if is_new and bill_from is None:
+            check_first_billed(connection, front_connection, name, database_id)
         if is_new and revision == head_revision():
             _check_sources(connection, front_connection, name)
             _check_rules(connection, front_connection)

@@ -51,7 +51,8 @@ RESET ROLE;
 
 -- name: read_cells
 -- The cells of this front, by name.
-SELECT cell_id, cell, url, revision, front_revision, joined_at FROM accounting.cells ORDER BY cell;
+SELECT cell_id, cell, url, revision, front_revision, joined_at, bill_from
+FROM accounting.cells ORDER BY cell;
 
 -- name: cell_password
 -- The password of the front's login to a cell.
@@ -127,12 +128,31 @@ WHERE u.starts_at IS NOT NULL
 ORDER BY 1, 2;
 
 -- name: billed_of_database
--- The closings of a cell that are in the books of the front.
+-- The closings of a cell's database that are in the books of the front.
 SELECT r.realm, b.period, b.cutoff
+FROM accounting.billed_closings b JOIN accounting.realms r USING (realm_id)
+WHERE b.database_id = :database_id;
+
+-- name: billed_of_former_databases
+-- What was billed of databases that have left, of the same name or with a source of these.
+SELECT b.cell, min(b.period) AS first, max(b.period) AS last
 FROM accounting.billed_closings b
-JOIN accounting.realms r USING (realm_id)
-JOIN accounting.cells n USING (database_id)
-WHERE n.cell = :cell;
+WHERE b.database_id <> :database_id
+    AND NOT EXISTS (SELECT FROM accounting.cells n WHERE n.database_id = b.database_id)
+    AND (b.cell = :cell OR jsonb_exists_any(
+        CAST(b.cutoff AS jsonb) -> 'sources', CAST(:sources AS text[])))
+GROUP BY b.cell ORDER BY b.cell;
+
+-- name: source_names
+-- In a cell: its sources.
+SELECT source FROM reporting.sources ORDER BY source;
+
+-- name: closed_in_cell
+-- In a cell: its closed periods with usage. ends_on: the first day after it.
+SELECT r.realm, p.period, CAST(p.ends_at AT TIME ZONE p.time_zone AS date) AS ends_on
+FROM accounting.periods p JOIN accounting.realms r USING (realm_id)
+WHERE p.closed_at IS NOT NULL AND EXISTS (
+    SELECT FROM accounting.statements s WHERE s.realm_id = p.realm_id AND s.period = p.period);
 
 -- name: join_front
 -- Records the front of this cell.
@@ -150,10 +170,15 @@ WHERE n NOT IN (SELECT cell_id FROM accounting.cells);
 
 -- name: add_cell
 -- Records a cell, or what is new of it.
-INSERT INTO accounting.cells (cell_id, cell, url, revision, front_revision, database_id)
-VALUES (:cell_id, :cell, :url, :revision, :front_revision, :database_id)
-ON CONFLICT (cell_id) DO UPDATE SET url = excluded.url,
-    database_id = excluded.database_id, feed_retry_at = NULL;
+INSERT INTO accounting.cells AS n (
+    cell_id, cell, url, revision, front_revision, database_id, bill_from
+)
+VALUES (
+    :cell_id, :cell, :url, :revision, :front_revision, :database_id, CAST(:bill_from AS date)
+)
+ON CONFLICT (cell_id) DO UPDATE SET url = excluded.url, database_id = excluded.database_id,
+    bill_from = coalesce(excluded.bill_from, n.bill_from), adjustments_until = '-infinity',
+    feed_retry_at = NULL;
 
 -- name: forget_cell
 -- Forgets a cell.
@@ -204,3 +229,7 @@ deleted AS (
 )
 DELETE FROM accounting.front_peaks p USING deleted d
 WHERE p.realm = d.realm AND p.starts_at = d.starts_at;
+
+-- name: cells_of_period
+-- The cells that the front bills a period of.
+SELECT cell FROM accounting.billing_cells WHERE realm_id = :realm_id AND period = :period;

@@ -39,6 +39,7 @@ def cell_states(engine: Engine) -> list[dict[str, Any]]:
             "state": _state(statuses.get(cell.cell)),
             "revision": cell.revision,
             "joined_at": cell.joined_at,
+            "bill_from": cell.bill_from,
         }
         for cell in known
     ]

@@ -16,6 +16,7 @@ from accounting.billing.adjustment_queries import adjustment_target
 from accounting.billing.period_queries import find_period
 from accounting.billing.statement_queries import BilledLine, billed_lines
 from accounting.db.engine import lost_connections
+from accounting.db.queries import Queries
 from accounting.domain.periods import describe_wait
 from accounting.domain.session_ids import short_session_id
 from accounting.errors import UsageError, not_closed
@@ -25,6 +26,7 @@ from accounting.identities.realm_queries import find_realm
 from accounting.identities.user_queries import find_user_key, unknown_user_error
 from accounting.progress import Progress, no_progress
 
+_QUERIES: Final = Queries("accounting.front")
 _Found = TypeVar("_Found")
 _NUMBERS: Final = 9
 
@@ -75,6 +77,11 @@ def trace_line(
         if user_key is None:
             raise unknown_user_error(connection, realm, user or "")
         lines = billed_lines(connection, realm_id, period, user_key)
+        rows = connection.execute(
+            _QUERIES.text("cells_of_period"), {"realm_id": realm_id, "period": period}
+        )
+        billed = set(rows.scalars())
+        cells = [cell for cell in cells if cell.cell in billed]
     parts = list(
         _in_cells(
             engine,

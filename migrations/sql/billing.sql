@@ -65,7 +65,8 @@ CREATE INDEX statements_by_period ON accounting.statements (realm_id, period);
 GRANT SELECT, INSERT ON accounting.statements TO turn_accounting_writer;
 
 -- manual: posted by a person, and not part of "statement + adjustments = hours". Append only, also
--- for the service. Readers of the view recognize late usage by its author.
+-- for the service. Readers of the view recognize late usage by its author. database_id: on a front, of
+-- the cell that it comes from.
 CREATE TABLE accounting.adjustments (
     adjustment_id uuid NOT NULL,
     user_key uuid NOT NULL,
@@ -85,6 +86,7 @@ CREATE TABLE accounting.adjustments (
     author text NOT NULL CONSTRAINT adjustment_has_an_author CHECK (author <> ''),
     manual boolean NOT NULL,
     posted_at timestamptz NOT NULL DEFAULT now(),
+    database_id uuid,
     CONSTRAINT adjustments_pkey PRIMARY KEY (adjustment_id, user_key),
     CONSTRAINT posted_after_what_it_corrects CHECK (posted_in > period),
     CONSTRAINT late_usage_has_one_author CHECK (manual = (author <> 'turn-accounting'))

@@ -27,7 +27,7 @@ JOIN accounting.users u USING (user_key)
 JOIN accounting.realms r USING (realm_id);
 
 CREATE VIEW cell.source_progress AS
-SELECT s.source, s.retired_at, s.last_received_at, t.settled_until
+SELECT s.source, s.retired_at, s.last_received_at, t.settled_until, s.captured_until
 FROM accounting.sources s LEFT JOIN accounting.settle_watermarks t USING (source_id);
 
 -- What an operator should know of the sources beyond their row in reporting.sources.
@@ -142,15 +142,6 @@ CREATE VIEW cell.closings AS
 SELECT r.realm, p.period, p.starts_at, p.ends_at, p.due_at, p.time_zone, p.closed_at, p.cutoff,
     CASE WHEN p.closed_at IS NULL THEN accounting.period_waits(p.realm_id, p.period) END AS waits_for
 FROM accounting.periods p JOIN accounting.realms r USING (realm_id);
-
--- Up to when all sources in service are captured and settled; null if one never was, and no row where
--- there is none.
-CREATE VIEW cell.settled AS
-SELECT CASE WHEN bool_and(least(s.captured_until, t.settled_until) IS NOT NULL)
-    THEN min(least(s.captured_until, t.settled_until)) END AS settled_until
-FROM accounting.sources s LEFT JOIN accounting.settle_watermarks t USING (source_id)
-WHERE s.retired_at IS NULL
-HAVING count(*) > 0;
 
 -- What the feed is up to the end of each batch of numbered events, in this database.
 CREATE VIEW cell.feed_batches AS

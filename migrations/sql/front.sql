@@ -16,9 +16,10 @@ GRANT SELECT, UPDATE ON accounting.front TO turn_accounting_writer;
 -- The cells of a front. The foreign server and the schema of a cell are named 'cell_' and its name.
 -- url: without a password, which is in the user mapping. revision: of its schema, when its views were
 -- imported; front_revision: of the front's own schema then. cell_id numbers what a cell numbers by
--- itself (see accounting.of_cell). adjustments_until: when the newest one that was copied was posted.
--- database_id: of the database that joined. feed_failing_since, feed_retry_at, feed_error: null while
--- its feed can be read.
+-- itself (see accounting.of_cell). adjustments_until: when its adjustments were last copied.
+-- database_id: of the database that joined. bill_from: the first period that the front bills of it;
+-- null: the first that it has. feed_failing_since, feed_retry_at, feed_error: null while its feed can be
+-- read.
 CREATE TABLE accounting.cells (
     cell_id smallint NOT NULL,
     cell text NOT NULL,
@@ -28,6 +29,7 @@ CREATE TABLE accounting.cells (
     joined_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     adjustments_until timestamptz NOT NULL DEFAULT '-infinity',
     database_id uuid NOT NULL,
+    bill_from date,
     feed_failing_since timestamptz,
     feed_retry_at timestamptz,
     feed_error text,
@@ -88,16 +90,64 @@ CREATE TABLE accounting.front_peaks (
 CREATE INDEX front_peaks_by_hour ON accounting.front_peaks (realm, starts_at);
 GRANT SELECT, INSERT, DELETE ON accounting.front_peaks TO turn_accounting_writer;
 
--- The closings of cells that are in the books of the front. A cell that was restored closes a period
--- again, with another cutoff, and one that had no usage of it may have closed it later than the front.
+-- The closings of cells that are in the books of the front, with the name of the cell when the first of
+-- them was billed. A cell that was restored closes a period again, with another cutoff, and one that had
+-- no usage of it may have closed it later than the front.
 CREATE TABLE accounting.billed_closings (
     realm_id integer NOT NULL,
     period date NOT NULL,
     database_id uuid NOT NULL,
+    cell text NOT NULL,
     cutoff text NOT NULL,
     CONSTRAINT billed_closings_pkey PRIMARY KEY (realm_id, period, database_id)
 );
+CREATE INDEX billed_closings_by_database ON accounting.billed_closings (database_id);
 GRANT SELECT, INSERT, UPDATE ON accounting.billed_closings TO turn_accounting_writer;
+
+-- The parts of the statements of a front: the lines of its cells, with the cells' names then. What was
+-- billed of a cell is these and the adjustments that have its database. Append only, as statements.
+CREATE TABLE accounting.statement_parts (
+    realm_id integer NOT NULL,
+    period date NOT NULL,
+    user_key uuid NOT NULL,
+    database_id uuid NOT NULL,
+    cell text NOT NULL,
+    received_packets bigint NOT NULL,
+    received_bytes bigint NOT NULL,
+    sent_packets bigint NOT NULL,
+    sent_bytes bigint NOT NULL,
+    peer_received_packets bigint NOT NULL,
+    peer_received_bytes bigint NOT NULL,
+    peer_sent_packets bigint NOT NULL,
+    peer_sent_bytes bigint NOT NULL,
+    sessions_started bigint NOT NULL,
+    sessions_ended bigint NOT NULL,
+    session_microseconds numeric NOT NULL,
+    estimated_bytes bigint NOT NULL,
+    digest text NOT NULL,
+    CONSTRAINT statement_parts_pkey PRIMARY KEY (realm_id, period, user_key, database_id)
+);
+GRANT SELECT, INSERT ON accounting.statement_parts TO turn_accounting_writer;
+CREATE TRIGGER parts_are_immutable BEFORE UPDATE OR DELETE ON accounting.statement_parts
+    FOR EACH ROW EXECUTE FUNCTION accounting.refuse_change();
+ALTER TABLE accounting.statement_parts ENABLE ALWAYS TRIGGER parts_are_immutable;
+CREATE TRIGGER parts_are_kept BEFORE TRUNCATE ON accounting.statement_parts
+    FOR EACH STATEMENT EXECUTE FUNCTION accounting.refuse_change();
+ALTER TABLE accounting.statement_parts ENABLE ALWAYS TRIGGER parts_are_kept;
+CREATE TRIGGER parts_come_before_the_close AFTER INSERT ON accounting.statement_parts
+    REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION accounting.check_statements();
+ALTER TABLE accounting.statement_parts ENABLE ALWAYS TRIGGER parts_come_before_the_close;
+
+-- The cells that the front bills a period of: since the first that it bills of them, and what it has
+-- billed of their databases before they left and joined again.
+CREATE VIEW accounting.billing_cells AS
+SELECT n.cell, n.database_id, p.realm_id, p.period
+FROM accounting.cells n CROSS JOIN accounting.periods p
+WHERE (p.period >= n.bill_from) IS NOT FALSE OR EXISTS (
+    SELECT FROM accounting.billed_closings b
+    WHERE b.database_id = n.database_id AND b.realm_id = p.realm_id AND b.period = p.period);
+GRANT SELECT ON accounting.billing_cells TO turn_accounting_writer;
 
 -- The present and former names and the numbers of the sources of each cell, when the job `share` read
 -- them last.
@@ -293,6 +343,22 @@ RETURN format('greatest(max(u.peak_sessions), (SELECT max(p.peak_sessions)'
     CASE of_dimension WHEN 'server' THEN 'u.server_address' WHEN 'transport' THEN 'u.transport'
         ELSE '''''' END);
 
+-- Fails for a sum over cells that does not fit its column, with the names of the cells that have such a
+-- number. Volatile, as the function above.
+CREATE FUNCTION accounting.raise_out_of_range(of_view text, of_column text) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    of_cells text;
+BEGIN
+    EXECUTE format('SELECT string_agg(DISTINCT quote_literal(u.cell), '', '') FROM cells.%I u'
+        ' WHERE u.%I NOT BETWEEN -4611686018427387904 AND 4611686018427387904', of_view, of_column)
+    INTO of_cells;
+    RAISE EXCEPTION 'a sum of "%" over the cells is out of range', of_column
+        USING ERRCODE = 'numeric_value_out_of_range',
+            DETAIL = format('In "%s", the number of cell %s is impossible.', of_view, of_cells);
+END
+$$;
+
 -- Defines the views of a front over the cells that it has: in schema cells the rows of all cells with
 -- the names of the cells, for the front's own jobs, and over them those of cell and reporting, whose
 -- comments and grants stay. A sum is null where a cell that has rows of it lacks the column.
@@ -308,6 +374,11 @@ BEGIN
                     THEN format('u.%I', a.attname)
                 WHEN a.attname = 'peak_sessions'
                     THEN accounting.peak_over_cells(split_part(w.view_name, '_', 1))
+                WHEN a.atttypid = 'bigint'::regtype
+                    THEN format('CASE WHEN count(*) = count(u.%1$I) THEN CASE'
+                        ' WHEN sum(u.%1$I) BETWEEN -9223372036854775808 AND 9223372036854775807'
+                        ' THEN sum(u.%1$I)::bigint ELSE accounting.raise_out_of_range(%2$L, %1$L)'
+                        ' END END AS %1$I', a.attname, w.view_name)
                 ELSE format('CASE WHEN count(*) = count(u.%1$I) THEN sum(u.%1$I)::%2$s END AS %1$I',
                     a.attname, format_type(a.atttypid, a.atttypmod))
             END, ', ' ORDER BY a.attnum) AS columns,

@@ -380,22 +380,27 @@ $$;
 -- What a period of the front waits for: its end, the close of a cell that has it, that the feed is
 -- forwarded up to that (what was counted of a period comes before its period.closed), and that the
 -- cells that have no usage of the realm are settled beyond it. Null when its statement can be written.
+-- excluded_sources: on a front, the cells that are not waited for.
 CREATE OR REPLACE FUNCTION accounting.period_waits(
     of_realm integer, of_period date, excluded_sources text[] DEFAULT '{}'
 ) RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH waited AS (
+        SELECT w.cell, w.database_id FROM accounting.billing_cells w
+        WHERE w.realm_id = of_realm AND w.period = of_period AND w.cell <> ALL (excluded_sources)
+    )
     SELECT CASE WHEN accounting.database_now() < p.ends_at THEN 'its end' ELSE (
         SELECT string_agg(w.wait, '; ' ORDER BY w.rank, w.wait) FROM (
             SELECT 1, format('cell ''%s'', which does not answer', n.cell)
             FROM accounting.cells n WHERE NOT accounting.reads_cell(n.cell)
             UNION ALL
             SELECT 1, format('cell ''%s'': %s', c.cell, coalesce(c.waits_for, 'its close'))
-            FROM cells.closings c
+            FROM cells.closings c JOIN waited USING (cell)
             WHERE accounting.reads_cell(c.cell)
                 AND c.realm = r.realm AND c.period = p.period AND c.closed_at IS NULL
             UNION ALL
             SELECT 2, format('cell ''%s'': its feed up to the close', c.cell)
-            FROM cells.closings c JOIN accounting.cells n USING (cell)
+            FROM cells.closings c JOIN waited n USING (cell)
             WHERE accounting.reads_cell(c.cell)
                 AND c.realm = r.realm AND c.period = p.period AND c.closed_at IS NOT NULL
                 AND NOT EXISTS (
@@ -404,7 +409,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
                         AND f.period = p.period)
             UNION ALL
             SELECT DISTINCT 1, format('cell ''%s'': its close', u.cell)
-            FROM cells.realm_usage_hourly u
+            FROM cells.realm_usage_hourly u JOIN waited USING (cell)
             WHERE accounting.reads_cell(u.cell)
                 AND u.realm = r.realm AND u.starts_at >= p.starts_at AND u.starts_at < p.ends_at
                 AND NOT EXISTS (
@@ -413,25 +418,29 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
                         AND c.cell = u.cell AND c.realm = r.realm AND c.period = p.period)
             UNION ALL
             SELECT 2, format('cell ''%s'': it has other bounds, by other rules', c.cell)
-            FROM cells.closings c
+            FROM cells.closings c JOIN waited USING (cell)
             WHERE accounting.reads_cell(c.cell) AND c.realm = r.realm AND c.period = p.period
                 AND (c.starts_at, c.ends_at, c.time_zone)
                     IS DISTINCT FROM (p.starts_at, p.ends_at, p.time_zone)
             UNION ALL
-            SELECT 2, format('cell ''%s'': it has other rules', c)
-            FROM accounting.cells_with_other_rules(r.realm, p.starts_at, p.ends_at) c
+            SELECT 2, format('cell ''%s'': it has other rules', w.cell)
+            FROM accounting.cells_with_other_rules(r.realm, p.starts_at, p.ends_at) c (cell)
+            JOIN waited w USING (cell)
             UNION ALL
-            SELECT 3, format('cell ''%s'': %s', s.cell, coalesce('settled until ' || to_char(
-                s.settled_until AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"'), 'not settled yet'))
-            FROM cells.settled s
-            WHERE accounting.reads_cell(s.cell) AND (s.settled_until > p.due_at) IS NOT TRUE
+            SELECT 3, format('cell ''%s'': source ''%s'' %s (retire it if it is gone)', s.cell,
+                s.source, coalesce('settled until ' || to_char(
+                    least(s.captured_until, s.settled_until) AT TIME ZONE 'UTC',
+                    'YYYY-MM-DD HH24:MI:SS"Z"'), 'not settled yet'))
+            FROM cells.source_progress s JOIN waited USING (cell)
+            WHERE accounting.reads_cell(s.cell) AND s.retired_at IS NULL
+                AND (least(s.captured_until, s.settled_until) > p.due_at) IS NOT TRUE
                 AND NOT EXISTS (
                     SELECT FROM cells.closings c
                     WHERE accounting.reads_cell(c.cell)
                         AND c.cell = s.cell AND c.realm = r.realm AND c.period = p.period)
             UNION ALL
             SELECT 3, format('cell ''%s'': the roll-up', u.cell)
-            FROM cells.pending_usage u
+            FROM cells.pending_usage u JOIN waited USING (cell)
             WHERE accounting.reads_cell(u.cell)
                 AND u.realm = r.realm AND u.starts_at >= p.starts_at AND u.starts_at < p.ends_at
             UNION ALL
@@ -442,6 +451,19 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     FROM accounting.periods p JOIN accounting.realms r USING (realm_id)
     WHERE p.realm_id = of_realm AND p.period = of_period AND p.closed_at IS NULL
 $$;
+
+-- The names that a cell still has of users whom the front erased: they are not stored again. A cell that
+-- carried out the newest erasure of a user only has a name of after it.
+CREATE OR REPLACE VIEW accounting.erased_names AS
+SELECT n.cell, e.user_key
+FROM (
+    SELECT user_key, max(erased_at) AS erased_at FROM accounting.erasures GROUP BY user_key
+) e
+CROSS JOIN accounting.cells n
+WHERE NOT EXISTS (
+    SELECT FROM cells.erasures c
+    WHERE c.cell = n.cell AND c.user_key = e.user_key AND c.of_front >= e.erased_at);
+GRANT SELECT ON accounting.erased_names TO turn_accounting_writer;
 
 -- What the statements would be now: of the cells that have not closed, and of those that have, while
 -- the front has not.
@@ -467,6 +489,8 @@ FROM (
 ) u
 JOIN accounting.realms r USING (realm)
 JOIN accounting.periods p ON p.realm_id = r.realm_id AND p.period = u.period AND p.closed_at IS NULL
+JOIN accounting.billing_cells w
+    ON w.cell = u.cell AND w.realm_id = p.realm_id AND w.period = p.period
 WHERE accounting.reads_cell(u.cell)
 GROUP BY u.realm, u.period, u.user_id, u.user_key;
 

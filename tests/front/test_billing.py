@@ -71,7 +71,7 @@ def test_a_cell_without_usage_of_the_realm_is_waited_for(front: Front) -> None:
     close_periods(front.cells["south"].engine)
     front.bill()
     [december] = front.rows("periods WHERE realm = 'example.net' AND period = '2026-12-01'")
-    assert december["waits_for"].startswith("cell 'north': settled until 2026-12-03")
+    assert december["waits_for"].startswith("cell 'north': source 'north' settled until 2026-12-03")
     front.cells["north"].advance_clock(MONTH * 2.2, source="north")
     front.cells["north"].run_jobs()
     front.bill()
@@ -173,7 +173,7 @@ def test_a_restored_cell_that_closes_otherwise_adds_an_adjustment(front: Front) 
     assert front.rows("statements", order="user_key") == before
     assert billed(front.books) == billed(front.whole)
     [row] = front.rows("adjustments", "reason", "received_bytes")
-    assert row == {"reason": "late usage (of a cell that booked it anew)", "received_bytes": 2_000}
+    assert row == {"reason": "late usage (difference to cell north)", "received_bytes": 2_000}
     assert front.bill() == 0
     assert list(verify_installation(front.books.engine)) == []
 

@@ -141,6 +141,37 @@ def test_no_period_closes_by_different_rules(front: Front) -> None:
     assert "it has other rules of realm 'example.org'" in cell_problems(front.books.engine)[0]
 
 
+def test_an_operator_closes_a_period_of_which_the_rules_differed(front: Front) -> None:
+    """What the cell has closed is in the statement, by its own rules."""
+    set_rule(
+        front.cells["south"].engine, "example.org", {"time_zone": "Asia/Tokyo"},
+        default=RealmRule(), holds_from=None,
+    )  # fmt: skip
+    call(front, "south", "bob", HOUR, 2)
+    front.advance_clocks(MONTH)
+    for books in (*front.cells.values(), front.whole):
+        books.run_jobs()
+        close_periods(books.engine)
+    front.follow_clock()
+    front.bill()
+    command = ("period", "close", "example.org", "2026-11-01")
+    url = front.books.url(WRITER)
+    refused = turn_accounting(*command, database_url=url)
+    assert refused.code == 3
+    assert "it has other rules; --without CELL does not wait for a cell" in refused.err
+    unknown = turn_accounting(*command, "--without", "east", database_url=url)
+    assert "no cell 'east' is known" in unknown.err
+    for dry_run in (("--dry-run",), ()):
+        closed = turn_accounting(*command, "--without", "south", *dry_run, database_url=url)
+        assert closed.code == 0, closed.err
+    again = turn_accounting(*command, database_url=url)
+    assert "is closed already" in again.err
+    assert front.bill() == 0
+    columns = ("user_id", "received_bytes", "sessions_started")
+    assert front.rows("statements", *columns) == front.whole.rows("statements", *columns)
+    assert front.rows("adjustments") == []
+
+
 def test_in_a_cell_the_rules_can_t_be_set(front: Front) -> None:
     url = front.cells["north"].url(WRITER)
     for command in (("set", "example.org", "--anchor-day", "3"), ("remove", "example.org")):

@@ -50,9 +50,7 @@ class FrontComparison(Comparison):
         )
 
     def _is_late_usage(self, reason: str) -> bool:
-        if reason == "late usage (of a cell that booked it anew)":
-            return True
-        found = re.fullmatch(r"late usage \(cell ([a-z]+)\)", reason)
+        found = re.fullmatch(r"late usage \((?:cell|difference to cell) ([a-z]+)\)", reason)
         return found is not None and found[1] in self.cells
 
     def _statements(self) -> Iterator[str]:

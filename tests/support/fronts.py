@@ -73,11 +73,11 @@ class Front:
         self.follow_clock()
         share(self.books.engine)
 
-    def follow_clock(self) -> None:
-        """Set the clock of the front's database to that of the whole."""
+    def follow_clock(self, url: str | None = None) -> None:
+        """Set the clock of the front's database, or another one, to that of the whole."""
         [clock] = self.whole.query("SELECT * FROM test_clock.clock")
         assignments = ", ".join(f"{name} = %({name})s" for name in clock)
-        with psycopg.connect(self.books.url()) as connection:
+        with psycopg.connect(url or self.books.url()) as connection:
             connection.execute(f"UPDATE test_clock.clock SET {assignments}", clock)  # noqa: S608
 
     def close_periods(self) -> None:

@@ -54,6 +54,7 @@ adjustments = Table(
     Column("author", Text, nullable=False),
     Column("manual", Boolean, nullable=False),
     Column("posted_at", timestamp, nullable=False, server_default=text("now()")),
+    Column("database_id", Uuid),
     CheckConstraint("posted_in > period", name="posted_after_what_it_corrects"),
     CheckConstraint("manual = (author <> 'turn-accounting')", name="late_usage_has_one_author"),
     Index("adjustments_by_period", "realm_id", "period", "user_key"),

@@ -16,7 +16,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from accounting.db.schema.columns import metadata, timestamp
+from accounting.db.schema.columns import metadata, timestamp, usage_sums
 
 front = Table(
     "front",
@@ -57,6 +57,7 @@ cells = Table(
     Column("joined_at", timestamp, nullable=False, server_default=text("clock_timestamp()")),
     Column("adjustments_until", timestamp, nullable=False, server_default=text("'-infinity'")),
     Column("database_id", Uuid, nullable=False),
+    Column("bill_from", Date),
     Column("feed_failing_since", timestamp),
     Column("feed_retry_at", timestamp),
     Column("feed_error", Text),
@@ -89,7 +90,21 @@ billed_closings = Table(
     Column("realm_id", Integer, primary_key=True, autoincrement=False),
     Column("period", Date, primary_key=True),
     Column("database_id", Uuid, primary_key=True),
+    Column("cell", Text, nullable=False),
     Column("cutoff", Text, nullable=False),
+    Index("billed_closings_by_database", "database_id"),
+)
+
+statement_parts = Table(
+    "statement_parts",
+    metadata,
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
+    Column("period", Date, primary_key=True),
+    Column("user_key", Uuid, primary_key=True),
+    Column("database_id", Uuid, primary_key=True),
+    Column("cell", Text, nullable=False),
+    *usage_sums(),
+    Column("digest", Text, nullable=False),
 )
 
 sources_of_cells = Table(

@@ -12,7 +12,8 @@ from accounting.front.cells import reading_cells
 
 _QUERIES: Final = Queries("accounting.front.billing")
 _CHECKS: Final = {
-    "check_statements": "statements",
+    "check_lines": "statements",
+    "check_parts": "statements",
     "check_adjustments": "adjustments",
     "check_billed": "billed usage",
 }

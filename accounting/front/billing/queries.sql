@@ -1,23 +1,34 @@
+-- name: cells_and_realms
+-- The cells and the realms, for work that is done for each alone.
+SELECT n.cell, r.realm FROM accounting.cells n CROSS JOIN accounting.realms r ORDER BY n.cell, r.realm;
+
 -- name: delete_stale_periods
 -- Deletes the open periods that no cell has as they are here.
 DELETE FROM accounting.periods p USING accounting.realms r
 WHERE r.realm_id = p.realm_id AND p.closed_at IS NULL AND NOT EXISTS (
-    SELECT FROM cells.closings c
+    SELECT FROM cells.closings c JOIN accounting.cells n USING (cell)
     WHERE c.realm = r.realm AND c.period = p.period AND c.due_at = p.due_at
-        AND (c.starts_at, c.ends_at, c.time_zone) = (p.starts_at, p.ends_at, p.time_zone));
+        AND (c.starts_at, c.ends_at, c.time_zone) = (p.starts_at, p.ends_at, p.time_zone)
+        AND (c.period >= n.bill_from) IS NOT FALSE);
 
 -- name: take_up_periods
--- Adds the periods that cells have, each with the bounds of the first cell that has it.
+-- Adds the periods that cells have, each with the bounds of the first cell that has it; of one cell or
+-- realm, if they are given.
 INSERT INTO accounting.periods (realm_id, period, starts_at, ends_at, due_at, time_zone)
 SELECT DISTINCT ON (r.realm_id, c.period)
     r.realm_id, c.period, c.starts_at, c.ends_at, c.due_at, c.time_zone
-FROM cells.closings c JOIN accounting.realms r USING (realm)
+FROM cells.closings c
+JOIN accounting.cells n USING (cell)
+JOIN accounting.realms r USING (realm)
+WHERE (c.period >= n.bill_from) IS NOT FALSE
+    AND (CAST(:cell AS text) IS NULL OR c.cell = :cell)
+    AND (CAST(:realm AS text) IS NULL OR c.realm = :realm)
 ORDER BY r.realm_id, c.period, c.cell
 ON CONFLICT DO NOTHING;
 
 -- name: ready_periods
 -- The periods that wait for nothing, the oldest first.
-SELECT p.realm_id, p.period, r.realm, p.starts_at, p.ends_at, p.time_zone
+SELECT p.realm_id, p.period, r.realm
 FROM accounting.periods p JOIN accounting.realms r USING (realm_id)
 WHERE p.closed_at IS NULL AND p.ends_at <= accounting.database_now()
     AND accounting.period_waits(p.realm_id, p.period) IS NULL
@@ -36,23 +47,23 @@ SELECT EXISTS (
 CREATE TEMP TABLE IF NOT EXISTS lines_of_cells (LIKE cells.statements) ON COMMIT DELETE ROWS;
 
 -- name: read_lines_of_cells
--- Reads the statement of a period in each cell that has one.
-INSERT INTO lines_of_cells SELECT * FROM cells.statements
-WHERE realm = :realm AND period = :period;
+-- Reads the statement of a period in each cell that has one, or in one cell.
+WITH read_before AS (DELETE FROM lines_of_cells)
+INSERT INTO lines_of_cells
+SELECT s.* FROM cells.statements s
+JOIN accounting.billing_cells w
+    ON w.cell = s.cell AND w.realm_id = :realm_id AND w.period = :period
+WHERE s.realm = :realm AND s.period = :period
+    AND (CAST(:cell AS text) IS NULL OR s.cell = :cell);
 
 -- name: add_users_of_lines
--- Stores the names of the users of these lines, also of one who was erased and came back. Of an erased
--- user, only a cell that carried out the erasure has a name of after it.
+-- Stores the names of the users of these lines, also of one who was erased and came back.
 WITH named AS (
     SELECT l.user_key, r.realm_id, r.realm, r.named_in_radacct,
-        coalesce(max(l.user_id) FILTER (WHERE e.user_key IS NULL OR c.of_front >= e.erased_at), '')
-            AS user_id
+        coalesce(max(l.user_id) FILTER (WHERE e.user_key IS NULL), '') AS user_id
     FROM lines_of_cells l
     JOIN accounting.realms r USING (realm)
-    LEFT JOIN (SELECT user_key, max(erased_at) AS erased_at FROM accounting.erasures GROUP BY 1) e
-        USING (user_key)
-    LEFT JOIN (SELECT cell, user_key, max(of_front) AS of_front FROM cells.erasures GROUP BY 1, 2) c
-        USING (cell, user_key)
+    LEFT JOIN accounting.erased_names e USING (cell, user_key)
     WHERE NOT EXISTS (
         SELECT FROM accounting.users u WHERE u.user_key = l.user_key AND u.user_id <> '')
     GROUP BY l.user_key, r.realm_id, r.realm, r.named_in_radacct
@@ -84,10 +95,27 @@ SELECT l.user_key, :realm_id, l.period,
 FROM lines_of_cells l
 GROUP BY l.user_key, l.period;
 
+-- name: write_statement_parts
+-- Writes what the lines of that statement are the sum of.
+INSERT INTO accounting.statement_parts (
+    realm_id, period, user_key, database_id, cell,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+    sessions_started, sessions_ended, session_microseconds, estimated_bytes, digest
+)
+SELECT :realm_id, l.period, l.user_key, n.database_id, l.cell,
+    l.received_packets, l.received_bytes, l.sent_packets, l.sent_bytes,
+    l.peer_received_packets, l.peer_received_bytes, l.peer_sent_packets, l.peer_sent_bytes,
+    l.sessions_started, l.sessions_ended, l.session_seconds * 1000000, l.estimated_bytes, l.digest
+FROM lines_of_cells l JOIN accounting.cells n USING (cell);
+
 -- name: cutoffs_of_cells
 -- The cutoff of each cell that closed a period.
-SELECT cell, cutoff FROM cells.closings
-WHERE realm = :realm AND period = :period AND closed_at IS NOT NULL;
+SELECT c.cell, c.cutoff
+FROM cells.closings c
+JOIN accounting.billing_cells w
+    ON w.cell = c.cell AND w.realm_id = :realm_id AND w.period = :period
+WHERE c.realm = :realm AND c.period = :period AND c.closed_at IS NOT NULL;
 
 -- name: mark_period_closed
 -- Closes a period whose statement is written.
@@ -95,34 +123,34 @@ UPDATE accounting.periods SET closed_at = clock_timestamp(), cutoff = :cutoff
 WHERE realm_id = :realm_id AND period = :period AND closed_at IS NULL;
 
 -- name: copy_adjustments
--- Copies the adjustments of a closed period; without one, those of all that cells posted since a day
--- before the newest that was copied: one that was committed late is not missed. The name of the cell
--- is in the reason. posted_at is that of the copy, so that the order of posting never changes.
+-- Copies the adjustments of a closed period; without one, those that the cells, or one of them, posted
+-- since a day before the last time: one that was committed late is not missed. Of one realm, the next
+-- time is not later. The name of the cell is in the reason. posted_at is that of the copy, so that the
+-- order of posting never changes.
 WITH copied AS MATERIALIZED (
     SELECT accounting.event_id('adjustment of a cell', n.database_id || ' ' || c.adjustment_id) AS id,
-        r.realm_id, r.named_in_radacct, c.*
+        r.realm_id, r.named_in_radacct, n.database_id, c.*
     FROM cells.adjustments c
     JOIN accounting.realms r USING (realm)
     JOIN accounting.periods p ON p.realm_id = r.realm_id AND p.period = c.period
     JOIN accounting.cells n USING (cell)
-    WHERE p.closed_at IS NOT NULL AND CASE WHEN CAST(:period AS date) IS NULL
-        THEN c.posted_at >= n.adjustments_until - interval '1 day'
-        ELSE r.realm_id = :realm_id AND c.period = :period END
+    JOIN accounting.billing_cells w
+        ON w.cell = c.cell AND w.realm_id = p.realm_id AND w.period = p.period
+    WHERE p.closed_at IS NOT NULL
+        AND (CAST(:cell AS text) IS NULL OR c.cell = :cell)
+        AND (CAST(:realm AS text) IS NULL OR c.realm = :realm)
+        AND (CAST(:period AS date) IS NULL OR c.period = :period)
+        AND (CAST(:period AS date) IS NOT NULL OR c.posted_at >= (
+            SELECT min(m.adjustments_until) - interval '1 day' FROM accounting.cells m))
 ),
 named AS (
     INSERT INTO accounting.users (user_key, realm_id, user_id, radacct_suffix)
     SELECT c.user_key, c.realm_id, c.user_id,
         accounting.radacct_suffix(c.user_id, c.realm, c.named_in_radacct)
     FROM (
-        SELECT c.user_key, c.realm_id, c.realm, c.named_in_radacct, coalesce(max(c.user_id)
-            FILTER (WHERE e.user_key IS NULL OR x.of_front >= e.erased_at), '') AS user_id
-        FROM copied c
-        LEFT JOIN (
-            SELECT user_key, max(erased_at) AS erased_at FROM accounting.erasures GROUP BY 1
-        ) e USING (user_key)
-        LEFT JOIN (
-            SELECT cell, user_key, max(of_front) AS of_front FROM cells.erasures GROUP BY 1, 2
-        ) x USING (cell, user_key)
+        SELECT c.user_key, c.realm_id, c.realm, c.named_in_radacct,
+            coalesce(max(c.user_id) FILTER (WHERE e.user_key IS NULL), '') AS user_id
+        FROM copied c LEFT JOIN accounting.erased_names e USING (cell, user_key)
         GROUP BY c.user_key, c.realm_id, c.realm, c.named_in_radacct
     ) c
     ORDER BY c.user_key
@@ -131,15 +159,15 @@ named AS (
     WHERE users.user_id = '' AND excluded.user_id <> ''
 ),
 seen AS (
-    UPDATE accounting.cells n SET adjustments_until = greatest(n.adjustments_until, s.until)
-    FROM (SELECT cell, max(posted_at) AS until FROM copied GROUP BY cell) s
-    WHERE s.cell = n.cell AND s.until > n.adjustments_until AND CAST(:period AS date) IS NULL
+    UPDATE accounting.cells SET adjustments_until = clock_timestamp()
+    WHERE (CAST(:cell AS text) IS NULL OR cell = :cell)
+        AND CAST(:realm AS text) IS NULL AND CAST(:period AS date) IS NULL
 )
 INSERT INTO accounting.adjustments (
     adjustment_id, user_key, realm_id, period, posted_in,
     received_packets, received_bytes, sent_packets, sent_bytes,
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
-    session_microseconds, reason, author, manual, posted_at
+    session_microseconds, reason, author, manual, posted_at, database_id
 )
 SELECT c.id, c.user_key, c.realm_id, c.period, (
         -- The cell's, unless the front has closed that already.
@@ -149,7 +177,7 @@ SELECT c.id, c.user_key, c.realm_id, c.period, (
     c.received_packets, c.received_bytes, c.sent_packets, c.sent_bytes,
     c.peer_received_packets, c.peer_received_bytes, c.peer_sent_packets, c.peer_sent_bytes,
     c.session_seconds * 1000000, format('%s (cell %s)', c.reason, c.cell), c.author,
-    c.author <> 'turn-accounting', clock_timestamp()
+    c.author <> 'turn-accounting', clock_timestamp(), c.database_id
 FROM copied c
 WHERE NOT EXISTS (
     SELECT FROM accounting.adjustments a
@@ -158,74 +186,74 @@ ORDER BY c.posted_at, c.id
 RETURNING adjustment_id;
 
 -- name: record_billed_closings
--- Records the closings of cells that the books of the front have now, of one period.
-INSERT INTO accounting.billed_closings AS b (realm_id, period, database_id, cutoff)
-SELECT CAST(:realm_id AS integer), c.period, n.database_id, c.cutoff
-FROM cells.closings c JOIN accounting.cells n USING (cell)
+-- Records the closings of cells, or of one, that the books of the front have now, of one period.
+INSERT INTO accounting.billed_closings AS b (realm_id, period, database_id, cell, cutoff)
+SELECT w.realm_id, w.period, w.database_id, w.cell, c.cutoff
+FROM cells.closings c
+JOIN accounting.billing_cells w
+    ON w.cell = c.cell AND w.realm_id = :realm_id AND w.period = :period
 WHERE c.realm = :realm AND c.period = :period AND c.closed_at IS NOT NULL
+    AND (CAST(:cell AS text) IS NULL OR c.cell = :cell)
 ON CONFLICT ON CONSTRAINT billed_closings_pkey DO UPDATE SET cutoff = excluded.cutoff
 WHERE b.cutoff <> excluded.cutoff;
 
 -- name: closed_anew
--- The closed periods of which a cell has another closing than the one that was billed.
-SELECT DISTINCT p.realm_id, r.realm, p.period
+-- The closings of cells that are not in the books of the front, of periods that it has closed; of one
+-- cell or realm, if they are given.
+SELECT w.cell, w.database_id, p.realm_id, r.realm, p.period
 FROM cells.closings c
-JOIN accounting.cells n USING (cell)
 JOIN accounting.realms r USING (realm)
 JOIN accounting.periods p ON p.realm_id = r.realm_id AND p.period = c.period
+JOIN accounting.billing_cells w
+    ON w.cell = c.cell AND w.realm_id = p.realm_id AND w.period = p.period
 LEFT JOIN accounting.billed_closings b ON b.realm_id = p.realm_id AND b.period = p.period
-    AND b.database_id = n.database_id
+    AND b.database_id = w.database_id
 WHERE p.closed_at IS NOT NULL AND c.closed_at IS NOT NULL AND b.cutoff IS DISTINCT FROM c.cutoff
-ORDER BY p.realm_id, p.period;
+    AND (CAST(:cell AS text) IS NULL OR c.cell = :cell)
+    AND (CAST(:realm AS text) IS NULL OR c.realm = :realm)
+ORDER BY w.cell, p.realm_id, p.period;
 
 -- name: periods_of_adjustments
--- The users' periods of these adjustments.
-SELECT a.realm_id, r.realm, a.period, array_agg(DISTINCT a.user_key) AS user_keys
-FROM accounting.adjustments a JOIN accounting.realms r USING (realm_id)
+-- The users' periods of cells of these adjustments.
+SELECT n.cell, n.database_id, a.realm_id, r.realm, a.period, array_agg(DISTINCT a.user_key) AS user_keys
+FROM accounting.adjustments a
+JOIN accounting.realms r USING (realm_id)
+JOIN accounting.cells n USING (database_id)
 WHERE a.adjustment_id = ANY (CAST(:ids AS uuid[])) AND NOT a.manual
-GROUP BY a.realm_id, r.realm, a.period
-ORDER BY a.realm_id, a.period;
-
--- name: is_comparable
--- Whether all cells whose closings of a period were billed have joined and closed it now. A cell that
--- was restored closes it again later.
-SELECT NOT EXISTS (
-    SELECT FROM accounting.billed_closings b
-    LEFT JOIN accounting.cells n USING (database_id)
-    LEFT JOIN cells.closings c ON c.cell = n.cell AND c.realm = :realm AND c.period = :period
-    WHERE b.realm_id = :realm_id AND b.period = :period AND c.closed_at IS NULL);
+GROUP BY n.cell, n.database_id, a.realm_id, r.realm, a.period
+ORDER BY n.cell, a.realm_id, a.period;
 
 -- name: post_difference
--- Posts, of a closed period, what the cells have now and the front has not: statements and late usage
--- of both. Nothing, unless a cell was restored, or closed the period later than the front. Its id is a
--- function of what it says, as with late usage, and of how much was posted before.
+-- Posts, of a closed period, what a cell has now and was not billed of it: its statement and late usage.
+-- Nothing, unless it was restored, or closed the period later than the front. Its id is a function of
+-- what it says, as with late usage, and of how much was posted before.
 WITH billed AS (
     SELECT user_key, 1 AS sign, received_packets, received_bytes, sent_packets, sent_bytes,
         peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
         session_seconds * 1000000 AS session_microseconds
     FROM cells.statements
-    WHERE realm = :realm AND period = :period
+    WHERE cell = :cell AND realm = :realm AND period = :period
         AND (CAST(:user_keys AS uuid[]) IS NULL OR user_key = ANY (CAST(:user_keys AS uuid[])))
     UNION ALL
     SELECT user_key, 1, received_packets, received_bytes, sent_packets, sent_bytes,
         peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
         session_seconds * 1000000
     FROM cells.adjustments
-    WHERE realm = :realm AND period = :period AND author = 'turn-accounting'
+    WHERE cell = :cell AND realm = :realm AND period = :period AND author = 'turn-accounting'
         AND (CAST(:user_keys AS uuid[]) IS NULL OR user_key = ANY (CAST(:user_keys AS uuid[])))
     UNION ALL
     SELECT user_key, -1, received_packets, received_bytes, sent_packets, sent_bytes,
         peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
         session_microseconds
-    FROM accounting.statements
-    WHERE realm_id = :realm_id AND period = :period
+    FROM accounting.statement_parts
+    WHERE realm_id = :realm_id AND period = :period AND database_id = :database_id
         AND (CAST(:user_keys AS uuid[]) IS NULL OR user_key = ANY (CAST(:user_keys AS uuid[])))
     UNION ALL
     SELECT user_key, -1, received_packets, received_bytes, sent_packets, sent_bytes,
         peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
         session_microseconds
     FROM accounting.adjustments
-    WHERE realm_id = :realm_id AND period = :period AND NOT manual
+    WHERE realm_id = :realm_id AND period = :period AND database_id = :database_id AND NOT manual
         AND (CAST(:user_keys AS uuid[]) IS NULL OR user_key = ANY (CAST(:user_keys AS uuid[])))
 ),
 late AS (
@@ -252,10 +280,10 @@ INSERT INTO accounting.adjustments (
     adjustment_id, user_key, realm_id, period, posted_in,
     received_packets, received_bytes, sent_packets, sent_bytes,
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
-    session_microseconds, reason, author, manual, posted_at
+    session_microseconds, reason, author, manual, posted_at, database_id
 )
 SELECT accounting.event_id('late usage of cells', concat_ws(chr(10),
-        to_char(o.period, 'YYYY-MM-DD'), l.user_key, l.before, concat_ws(' ',
+        :database_id, to_char(o.period, 'YYYY-MM-DD'), l.user_key, l.before, concat_ws(' ',
             l.received_packets, l.received_bytes, l.sent_packets, l.sent_bytes,
             l.peer_received_packets, l.peer_received_bytes, l.peer_sent_packets, l.peer_sent_bytes,
             trim_scale(l.session_microseconds)), r.realm)),
@@ -264,8 +292,8 @@ SELECT accounting.event_id('late usage of cells', concat_ws(chr(10),
         WHERE q.realm_id = o.realm_id AND q.closed_at IS NULL AND q.starts_at > o.starts_at),
     l.received_packets, l.received_bytes, l.sent_packets, l.sent_bytes,
     l.peer_received_packets, l.peer_received_bytes, l.peer_sent_packets, l.peer_sent_bytes,
-    l.session_microseconds, 'late usage (of a cell that booked it anew)', 'turn-accounting', false,
-    clock_timestamp()
+    l.session_microseconds, format('late usage (difference to cell %s)', :cell), 'turn-accounting',
+    false, clock_timestamp(), CAST(:database_id AS uuid)
 FROM late l
 CROSS JOIN accounting.periods o JOIN accounting.realms r USING (realm_id)
 WHERE o.realm_id = :realm_id AND o.period = :period
@@ -274,166 +302,182 @@ WHERE o.realm_id = :realm_id AND o.period = :period
         l.session_microseconds) IS DISTINCT FROM (0, 0, 0, 0, 0, 0, 0, 0, 0)
 RETURNING adjustment_id;
 
--- name: check_statements
--- The lines of the front that are not the sum of the cells' lines, by number, and those whose digest
--- is not that of the cells' digests. Not of periods that a cell closed which has left, or which closed
--- them again after it was restored: of those, only what was billed in all can be compared.
+-- name: check_lines
+-- The lines of the front that are not the sum of their parts, by number, or whose digest is not that of
+-- the digests of their parts.
+WITH of_front AS (
+    SELECT realm_id, period, user_key, received_packets, received_bytes, sent_packets, sent_bytes,
+        peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+        sessions_started, sessions_ended,
+        trim_scale(session_microseconds * 0.000001) AS session_seconds, estimated_bytes, digest
+    FROM accounting.statements
+), of_parts AS (
+    SELECT realm_id, period, user_key, sum(received_packets) AS received_packets,
+        sum(received_bytes) AS received_bytes, sum(sent_packets) AS sent_packets,
+        sum(sent_bytes) AS sent_bytes, sum(peer_received_packets) AS peer_received_packets,
+        sum(peer_received_bytes) AS peer_received_bytes, sum(peer_sent_packets) AS peer_sent_packets,
+        sum(peer_sent_bytes) AS peer_sent_bytes, sum(sessions_started) AS sessions_started,
+        sum(sessions_ended) AS sessions_ended,
+        trim_scale(sum(session_microseconds) * 0.000001) AS session_seconds,
+        sum(estimated_bytes) AS estimated_bytes, encode(sha256(convert_to(
+            string_agg(cell || ' ' || digest, chr(10) ORDER BY cell COLLATE "C"), 'UTF8'
+        )), 'hex') AS digest
+    FROM accounting.statement_parts
+    GROUP BY realm_id, period, user_key
+)
+SELECT r.realm, b.period, b.user_key, n.key AS "column", n.value AS booked, o.value AS recomputed,
+    CASE WHEN n.value IS NULL THEN 'missing' WHEN o.value IS NULL THEN 'unfounded'
+        ELSE 'differs' END AS kind
+FROM (
+    SELECT realm_id, period, user_key, to_jsonb(f) AS booked, to_jsonb(p) AS recomputed
+    FROM of_front f FULL JOIN of_parts p USING (realm_id, period, user_key)
+    WHERE to_jsonb(f) IS DISTINCT FROM to_jsonb(p)
+) b
+JOIN accounting.realms r USING (realm_id)
+CROSS JOIN LATERAL jsonb_each_text(coalesce(b.booked, b.recomputed)) k
+CROSS JOIN LATERAL (SELECT k.key, b.booked ->> k.key AS value) n
+CROSS JOIN LATERAL (SELECT b.recomputed ->> k.key AS value) o
+WHERE n.value IS DISTINCT FROM o.value AND k.key NOT IN ('realm_id', 'period', 'user_key')
+    AND (CAST(:realm AS text) IS NULL OR r.realm = :realm)
+    AND (CAST(:period AS date) IS NULL OR b.period = :period)
+ORDER BY realm, period, user_key, "column";
+
+-- name: check_parts
+-- The parts of statements that are not the lines of the cells, by number. Not of a cell that has left,
+-- nor of one that has closed the period again: of those, only what was billed in all can be compared.
 WITH closed AS (
-    SELECT p.realm_id, r.realm, p.period
-    FROM accounting.periods p JOIN accounting.realms r USING (realm_id)
+    SELECT p.realm_id, r.realm, p.period, b.database_id, n.cell
+    FROM accounting.periods p
+    JOIN accounting.realms r USING (realm_id)
+    JOIN accounting.billed_closings b USING (realm_id, period)
+    JOIN accounting.cells n USING (database_id)
+    JOIN cells.closings c ON c.cell = n.cell AND c.realm = r.realm AND c.period = p.period
     WHERE p.closed_at IS NOT NULL
+        AND CAST(c.cutoff AS jsonb) = CAST(p.cutoff AS jsonb) -> 'cells' -> b.cell
         AND (CAST(:realm AS text) IS NULL OR r.realm = :realm)
         AND (CAST(:period AS date) IS NULL OR p.period = :period)
-        AND NOT EXISTS (
-            SELECT FROM json_object_keys(CAST(p.cutoff AS json) -> 'cells') k (cell)
-            WHERE k.cell NOT IN (SELECT cell FROM accounting.cells))
-        AND NOT EXISTS (
-            SELECT FROM accounting.billed_closings b JOIN accounting.cells n USING (database_id)
-            WHERE b.realm_id = p.realm_id AND b.period = p.period
-                AND CAST(b.cutoff AS jsonb)
-                    IS DISTINCT FROM CAST(p.cutoff AS jsonb) -> 'cells' -> n.cell)
 ), of_front AS (
-    SELECT c.realm, c.period, s.user_key, n.number, n.value
-    FROM closed c JOIN accounting.statements s USING (realm_id, period)
-    CROSS JOIN LATERAL (VALUES
-        ('received_packets', s.received_packets::text), ('received_bytes', s.received_bytes::text),
-        ('sent_packets', s.sent_packets::text), ('sent_bytes', s.sent_bytes::text),
-        ('peer_received_packets', s.peer_received_packets::text),
-        ('peer_received_bytes', s.peer_received_bytes::text),
-        ('peer_sent_packets', s.peer_sent_packets::text),
-        ('peer_sent_bytes', s.peer_sent_bytes::text),
-        ('sessions_started', s.sessions_started::text),
-        ('sessions_ended', s.sessions_ended::text),
-        ('session_seconds', trim_scale(s.session_microseconds * 0.000001)::text),
-        ('estimated_bytes', s.estimated_bytes::text), ('digest', s.digest)
-    ) n (number, value)
+    SELECT c.cell, c.realm, s.period, s.user_key, s.received_packets, s.received_bytes,
+        s.sent_packets, s.sent_bytes, s.peer_received_packets, s.peer_received_bytes,
+        s.peer_sent_packets, s.peer_sent_bytes, s.sessions_started, s.sessions_ended,
+        trim_scale(s.session_microseconds * 0.000001) AS session_seconds, s.estimated_bytes, s.digest
+    FROM closed c JOIN accounting.statement_parts s USING (realm_id, period, database_id)
 ), of_cells AS (
-    SELECT l.realm, l.period, l.user_key, n.number, n.value
-    FROM (
-        SELECT realm, period, user_key,
-            sum(received_packets) AS received_packets, sum(received_bytes) AS received_bytes,
-            sum(sent_packets) AS sent_packets, sum(sent_bytes) AS sent_bytes,
-            sum(peer_received_packets) AS peer_received_packets,
-            sum(peer_received_bytes) AS peer_received_bytes,
-            sum(peer_sent_packets) AS peer_sent_packets, sum(peer_sent_bytes) AS peer_sent_bytes,
-            sum(sessions_started) AS sessions_started, sum(sessions_ended) AS sessions_ended,
-            sum(session_seconds) AS session_seconds, sum(estimated_bytes) AS estimated_bytes,
-            encode(sha256(convert_to(
-                string_agg(cell || ' ' || digest, chr(10) ORDER BY cell COLLATE "C"), 'UTF8'
-            )), 'hex') AS digest
-        FROM cells.statements
-        WHERE (CAST(:realm AS text) IS NULL OR realm = :realm)
-            AND (CAST(:period AS date) IS NULL OR period = :period)
-        GROUP BY realm, period, user_key
-    ) l
-    JOIN closed USING (realm, period)
-    CROSS JOIN LATERAL (VALUES
-        ('received_packets', l.received_packets::text), ('received_bytes', l.received_bytes::text),
-        ('sent_packets', l.sent_packets::text), ('sent_bytes', l.sent_bytes::text),
-        ('peer_received_packets', l.peer_received_packets::text),
-        ('peer_received_bytes', l.peer_received_bytes::text),
-        ('peer_sent_packets', l.peer_sent_packets::text),
-        ('peer_sent_bytes', l.peer_sent_bytes::text),
-        ('sessions_started', l.sessions_started::text),
-        ('sessions_ended', l.sessions_ended::text),
-        ('session_seconds', trim_scale(l.session_seconds)::text),
-        ('estimated_bytes', l.estimated_bytes::text), ('digest', l.digest)
-    ) n (number, value)
+    SELECT s.cell, s.realm, s.period, s.user_key, s.received_packets, s.received_bytes,
+        s.sent_packets, s.sent_bytes, s.peer_received_packets, s.peer_received_bytes,
+        s.peer_sent_packets, s.peer_sent_bytes, s.sessions_started, s.sessions_ended,
+        trim_scale(s.session_seconds) AS session_seconds, s.estimated_bytes, s.digest
+    FROM cells.statements s JOIN closed c USING (cell, realm, period)
+    WHERE (CAST(:realm AS text) IS NULL OR s.realm = :realm)
+        AND (CAST(:period AS date) IS NULL OR s.period = :period)
 )
-SELECT realm, period, user_key, number AS "column", f.value AS booked, c.value AS recomputed,
-    CASE WHEN f.value IS NULL THEN 'missing' WHEN c.value IS NULL THEN 'unfounded'
+SELECT b.realm, b.period, b.user_key, n.key AS "column", n.value AS booked, o.value AS recomputed,
+    CASE WHEN n.value IS NULL THEN 'missing' WHEN o.value IS NULL THEN 'unfounded'
         ELSE 'differs' END AS kind
-FROM of_front f FULL JOIN of_cells c USING (realm, period, user_key, number)
-WHERE f.value IS DISTINCT FROM c.value
-ORDER BY realm, period, user_key, number;
+FROM (
+    SELECT realm, period, user_key, to_jsonb(f) AS booked, to_jsonb(c) AS recomputed
+    FROM of_front f FULL JOIN of_cells c USING (cell, realm, period, user_key)
+    WHERE to_jsonb(f) IS DISTINCT FROM to_jsonb(c)
+) b
+CROSS JOIN LATERAL jsonb_each_text(coalesce(b.booked, b.recomputed)) k
+CROSS JOIN LATERAL (SELECT k.key, b.booked ->> k.key AS value) n
+CROSS JOIN LATERAL (SELECT b.recomputed ->> k.key AS value) o
+WHERE n.value IS DISTINCT FROM o.value AND k.key NOT IN ('cell', 'realm', 'period', 'user_key')
+ORDER BY realm, period, user_key, "column";
 
 -- name: check_adjustments
--- The adjustments that one of both has and the other has not, or with other figures. Those that a
--- person posted on the front are its own, and those of a cell that has left can't be compared; nor can
--- those of a user's period of which a restored cell booked something again.
+-- The adjustments that a cell has and the front has not, or the other way round, or with other figures.
+-- Not of a cell that has left, nor of a user's period of a cell of which the front posted a difference.
 WITH of_cells AS (
-    SELECT accounting.event_id('adjustment of a cell', n.database_id || ' ' || c.adjustment_id) AS id,
-        c.realm, c.period, c.user_key, c.cell,
+    SELECT accounting.event_id('adjustment of a cell', w.database_id || ' ' || c.adjustment_id) AS id,
+        c.realm, c.period, c.user_key, w.database_id,
         concat_ws(' ', c.received_packets, c.received_bytes, c.sent_packets, c.sent_bytes,
             c.peer_received_packets, c.peer_received_bytes, c.peer_sent_packets,
             c.peer_sent_bytes, trim_scale(c.session_seconds)) AS figures
     FROM cells.adjustments c
-    JOIN accounting.cells n USING (cell)
     JOIN accounting.realms r USING (realm)
     JOIN accounting.periods p ON p.realm_id = r.realm_id AND p.period = c.period
+    JOIN accounting.billing_cells w
+        ON w.cell = c.cell AND w.realm_id = p.realm_id AND w.period = p.period
     WHERE p.closed_at IS NOT NULL
         AND (CAST(:realm AS text) IS NULL OR c.realm = :realm)
         AND (CAST(:period AS date) IS NULL OR c.period = :period)
 ), of_front AS (
-    SELECT a.adjustment_id AS id, r.realm, a.period, a.user_key,
-        substring(a.reason FROM '\(cell ([a-z0-9_-]+)\)$') AS cell,
+    SELECT a.adjustment_id AS id, r.realm, a.period, a.user_key, a.database_id,
         concat_ws(' ', a.received_packets, a.received_bytes, a.sent_packets, a.sent_bytes,
             a.peer_received_packets, a.peer_received_bytes, a.peer_sent_packets,
             a.peer_sent_bytes, trim_scale(a.session_microseconds * 0.000001)) AS figures
-    FROM accounting.adjustments a JOIN accounting.realms r USING (realm_id)
+    FROM accounting.adjustments a
+    JOIN accounting.realms r USING (realm_id)
+    JOIN accounting.cells n USING (database_id)
     WHERE (NOT a.manual OR EXISTS (SELECT FROM of_cells c WHERE c.id = a.adjustment_id))
         AND (CAST(:realm AS text) IS NULL OR r.realm = :realm)
         AND (CAST(:period AS date) IS NULL OR a.period = :period)
 )
-SELECT coalesce(f.realm, c.realm) AS realm, coalesce(f.period, c.period) AS period,
-    coalesce(f.user_key, c.user_key) AS user_key, id::text AS "column",
+SELECT realm, period, user_key, id::text AS "column",
     f.figures AS booked, c.figures AS recomputed,
     CASE WHEN f.figures IS NULL THEN 'missing' WHEN c.figures IS NULL THEN 'unfounded'
         ELSE 'differs' END AS kind
-FROM of_front f FULL JOIN of_cells c USING (id)
+FROM of_front f FULL JOIN of_cells c USING (id, realm, period, user_key, database_id)
 WHERE f.figures IS DISTINCT FROM c.figures
-    AND (c.cell IS NOT NULL OR f.cell IN (SELECT cell FROM accounting.cells))
     AND NOT EXISTS (
         SELECT FROM accounting.adjustments a JOIN accounting.realms r USING (realm_id)
         WHERE r.realm = coalesce(f.realm, c.realm) AND a.period = coalesce(f.period, c.period)
             AND a.user_key = coalesce(f.user_key, c.user_key)
-            AND a.reason = 'late usage (of a cell that booked it anew)')
+            AND a.database_id = coalesce(f.database_id, c.database_id)
+            AND a.reason LIKE 'late usage (difference to cell %')
 ORDER BY realm, period, id;
 
 -- name: check_billed
--- The users' periods of which the cells have billed in all, in statements and late usage, otherwise
--- than the front. Not of periods that a cell closed which has left, or has not closed again yet.
-WITH billed AS (
-    SELECT realm, period, user_key, 1 AS sign, received_bytes, sent_bytes, peer_received_bytes,
+-- The users' periods of which a cell has billed in all, in its statement and late usage, otherwise than
+-- was billed of it. Not of a cell that has left, or has not closed the period again yet.
+WITH closed AS (
+    SELECT w.cell, w.database_id, w.realm_id, r.realm, w.period
+    FROM accounting.billing_cells w
+    JOIN accounting.realms r USING (realm_id)
+    JOIN accounting.periods p USING (realm_id, period)
+    JOIN cells.closings c ON c.cell = w.cell AND c.realm = r.realm AND c.period = w.period
+    WHERE p.closed_at IS NOT NULL AND c.closed_at IS NOT NULL
+        AND (CAST(:realm AS text) IS NULL OR r.realm = :realm)
+        AND (CAST(:period AS date) IS NULL OR w.period = :period)
+), billed AS (
+    SELECT cell, realm, period, user_key, 1 AS sign, received_bytes, sent_bytes, peer_received_bytes,
         peer_sent_bytes, session_seconds
     FROM cells.statements
     UNION ALL
-    SELECT realm, period, user_key, 1, received_bytes, sent_bytes, peer_received_bytes,
+    SELECT cell, realm, period, user_key, 1, received_bytes, sent_bytes, peer_received_bytes,
         peer_sent_bytes, session_seconds
     FROM cells.adjustments WHERE author = 'turn-accounting'
     UNION ALL
-    SELECT r.realm, s.period, s.user_key, -1, s.received_bytes, s.sent_bytes,
+    SELECT n.cell, r.realm, s.period, s.user_key, -1, s.received_bytes, s.sent_bytes,
         s.peer_received_bytes, s.peer_sent_bytes, s.session_microseconds * 0.000001
-    FROM accounting.statements s JOIN accounting.realms r USING (realm_id)
+    FROM accounting.statement_parts s
+    JOIN accounting.cells n USING (database_id)
+    JOIN accounting.realms r USING (realm_id)
     UNION ALL
-    SELECT r.realm, a.period, a.user_key, -1, a.received_bytes, a.sent_bytes,
+    SELECT n.cell, r.realm, a.period, a.user_key, -1, a.received_bytes, a.sent_bytes,
         a.peer_received_bytes, a.peer_sent_bytes, a.session_microseconds * 0.000001
-    FROM accounting.adjustments a JOIN accounting.realms r USING (realm_id) WHERE NOT a.manual
-), sums AS (
-    SELECT realm, period, user_key,
-        concat_ws(' ', sum(received_bytes) FILTER (WHERE sign = -1),
-            sum(sent_bytes) FILTER (WHERE sign = -1),
-            sum(peer_received_bytes) FILTER (WHERE sign = -1),
-            sum(peer_sent_bytes) FILTER (WHERE sign = -1),
-            trim_scale(sum(session_seconds) FILTER (WHERE sign = -1))) AS booked,
-        concat_ws(' ', sum(received_bytes) FILTER (WHERE sign = 1),
-            sum(sent_bytes) FILTER (WHERE sign = 1),
-            sum(peer_received_bytes) FILTER (WHERE sign = 1),
-            sum(peer_sent_bytes) FILTER (WHERE sign = 1),
-            trim_scale(sum(session_seconds) FILTER (WHERE sign = 1))) AS recomputed
-    FROM billed
-    WHERE (CAST(:realm AS text) IS NULL OR realm = :realm)
-        AND (CAST(:period AS date) IS NULL OR period = :period)
-    GROUP BY realm, period, user_key
-    HAVING (sum(sign * received_bytes), sum(sign * sent_bytes), sum(sign * peer_received_bytes),
-        sum(sign * peer_sent_bytes), sum(sign * session_seconds)) IS DISTINCT FROM (0, 0, 0, 0, 0)
+    FROM accounting.adjustments a
+    JOIN accounting.cells n USING (database_id)
+    JOIN accounting.realms r USING (realm_id)
+    WHERE NOT a.manual
 )
-SELECT s.realm, s.period, s.user_key, '' AS "column", s.booked, s.recomputed, 'differs' AS kind
-FROM sums s JOIN accounting.realms r USING (realm)
-JOIN accounting.periods p ON p.realm_id = r.realm_id AND p.period = s.period
-WHERE p.closed_at IS NOT NULL AND NOT EXISTS (
-    SELECT FROM accounting.billed_closings b
-    LEFT JOIN accounting.cells n USING (database_id)
-    LEFT JOIN cells.closings c ON c.cell = n.cell AND c.realm = s.realm AND c.period = s.period
-    WHERE b.realm_id = p.realm_id AND b.period = p.period AND c.closed_at IS NULL)
-ORDER BY s.realm, s.period, s.user_key;
+SELECT realm, period, user_key, '' AS "column",
+    concat_ws(' ', sum(received_bytes) FILTER (WHERE sign = -1),
+        sum(sent_bytes) FILTER (WHERE sign = -1),
+        sum(peer_received_bytes) FILTER (WHERE sign = -1),
+        sum(peer_sent_bytes) FILTER (WHERE sign = -1),
+        trim_scale(sum(session_seconds) FILTER (WHERE sign = -1))) AS booked,
+    concat_ws(' ', sum(received_bytes) FILTER (WHERE sign = 1),
+        sum(sent_bytes) FILTER (WHERE sign = 1),
+        sum(peer_received_bytes) FILTER (WHERE sign = 1),
+        sum(peer_sent_bytes) FILTER (WHERE sign = 1),
+        trim_scale(sum(session_seconds) FILTER (WHERE sign = 1))) AS recomputed,
+    'differs' AS kind
+FROM billed JOIN closed USING (cell, realm, period)
+WHERE (CAST(:realm AS text) IS NULL OR realm = :realm)
+    AND (CAST(:period AS date) IS NULL OR period = :period)
+GROUP BY cell, realm, period, user_key
+HAVING (sum(sign * received_bytes), sum(sign * sent_bytes), sum(sign * peer_received_bytes),
+    sum(sign * peer_sent_bytes), sum(sign * session_seconds)) IS DISTINCT FROM (0, 0, 0, 0, 0)
+ORDER BY realm, period, user_key;

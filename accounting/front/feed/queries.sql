@@ -57,16 +57,11 @@ WHERE e.payload ->> 'user_key' IS NOT NULL AND NOT EXISTS (
     WHERE u.user_key = CAST(e.payload ->> 'user_key' AS uuid) AND u.user_id <> '');
 
 -- name: take_up_users_of_cell
--- Stores the names of users of one cell: endpoints of webhooks may bill by name. Those of erased users
--- as in add_users_of_lines.
+-- Stores the names of users of one cell: endpoints of webhooks may bill by name.
 WITH named AS (
-    SELECT u.user_key, u.realm, CASE WHEN NOT EXISTS (
-        SELECT FROM accounting.erasures e
-        WHERE e.user_key = u.user_key AND NOT EXISTS (
-            SELECT FROM cells.erasures c
-            WHERE c.cell = :cell AND c.user_key = e.user_key AND c.of_front >= e.erased_at)
-    ) THEN u.user_id ELSE '' END AS user_id
+    SELECT u.user_key, u.realm, CASE WHEN e.user_key IS NULL THEN u.user_id ELSE '' END AS user_id
     FROM cells.user_names u
+    LEFT JOIN accounting.erased_names e ON e.cell = :cell AND e.user_key = u.user_key
     WHERE u.cell = :cell AND u.user_key = ANY (CAST(:user_keys AS uuid[]))
 )
 INSERT INTO accounting.users (user_key, realm_id, user_id, radacct_suffix)

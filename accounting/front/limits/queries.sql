@@ -176,19 +176,16 @@ WHERE l.whom <> 'realm' AND g.usage * 100 >= CAST(l.amount AS numeric) * l.thres
     AND NOT EXISTS (SELECT FROM accounting.users u WHERE u.user_key = g.user_key);
 
 -- name: add_users_of_cells
--- Stores the names of users as the cells know them; of erased users as in add_users_of_lines.
+-- Stores the names of users as the cells know them.
 INSERT INTO accounting.users (user_key, realm_id, user_id, radacct_suffix)
 SELECT n.user_key, n.realm_id, n.user_id,
     accounting.radacct_suffix(n.user_id, n.realm, n.named_in_radacct)
 FROM (
     SELECT n.user_key, r.realm_id, r.realm, r.named_in_radacct,
-        coalesce(max(n.user_id) FILTER (WHERE NOT EXISTS (
-            SELECT FROM accounting.erasures e
-            WHERE e.user_key = n.user_key AND NOT EXISTS (
-                SELECT FROM cells.erasures c
-                WHERE c.cell = n.cell AND c.user_key = e.user_key AND c.of_front >= e.erased_at)
-        )), '') AS user_id
-    FROM cells.user_names n JOIN accounting.realms r USING (realm)
+        coalesce(max(n.user_id) FILTER (WHERE e.user_key IS NULL), '') AS user_id
+    FROM cells.user_names n
+    JOIN accounting.realms r USING (realm)
+    LEFT JOIN accounting.erased_names e USING (cell, user_key)
     WHERE n.user_key = ANY (CAST(:user_keys AS uuid[]))
     GROUP BY n.user_key, r.realm_id, r.realm, r.named_in_radacct
 ) n
