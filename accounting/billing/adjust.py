@@ -18,7 +18,7 @@ from accounting.db.engine import lost_connections
 from accounting.db.locks import lock
 from accounting.domain.counters import COUNTERS
 from accounting.domain.periods import LATE_USAGE_AUTHOR, describe_wait
-from accounting.errors import LockHeld, UsageError, not_closed
+from accounting.errors import LockHeld, NotYet, UsageError, not_closed
 from accounting.feed import outbox
 from accounting.identities.realm_queries import find_realm
 from accounting.identities.user_queries import find_user_key, unknown_user_error
@@ -81,7 +81,8 @@ def post_manual_adjustment(
     """Post a person's adjustment of a closed period, unless an equal one was posted before.
 
     ``numbers``: signed, by counter, and ``session_microseconds``. Raises UsageError for an unknown
-    realm, period or user and when all numbers are 0, NotYet for a period that is not closed.
+    realm, period or user and when all numbers are 0, NotYet for a period that is not closed, or
+    where a front has none that is open.
     """
     if not reason.strip() or not author.strip():
         raise UsageError("an adjustment needs a reason and an author: they are kept for ever")
@@ -117,13 +118,18 @@ def post_manual_adjustment(
             reason=reason,
             author=author,
         )
-        posted_in = next(
+        later = [
             later.period
             for later in period_queries.realm_periods(connection, realm_id)
             if later.closed_at is None and later.starts_at > row.starts_at
-        )
+        ]
+        if not later:
+            raise NotYet(
+                f"no cell has a period of realm '{realm}' that is open, in which an adjustment of "
+                f"{period} could be posted"
+            )
         adjustment_id = adjustment_queries.manual_adjustment_id(connection, adjustment)
-        is_new = adjustment_queries.insert_manual(connection, adjustment_id, adjustment, posted_in)
+        is_new = adjustment_queries.insert_manual(connection, adjustment_id, adjustment, later[0])
         if is_new:
             enqueue_posted(connection, [adjustment_id])
         return PostedAdjustment(adjustment_id, is_new)

@@ -164,6 +164,9 @@ def _check_billed(engine: Engine, connection: Connection, cell: cells.Cell) -> N
                 raise UsageError("another database is there than the one that joined")
             with lost_connections(), cell_engine.connect() as cell_connection:
                 periods = cell_connection.execute(_QUERIES.text("periods_in_cell")).all()
+                late = cell_connection.execute(
+                    _QUERIES.text("late_in_cell"), {"since": _copied_since(connection, cell.cell)}
+                ).all()
     except AccountingError as error:
         raise UsageError(
             f"{error}: so nobody can tell what of its usage is not billed yet; to leave all the "
@@ -182,6 +185,28 @@ def _check_billed(engine: Engine, connection: Connection, cell: cells.Cell) -> N
             f"here (the cell {state}): wait until `period list` has it closed; to leave all the "
             "same: --without-its-usage"
         )
+    not_copied = connection.execute(
+        _QUERIES.text("not_copied"),
+        {
+            "cell": cell.cell,
+            "ids": [row.adjustment_id for row in late],
+            "realms": [row.realm for row in late],
+            "periods": [row.period for row in late],
+        },
+    ).first()
+    if not_copied is not None:
+        raise UsageError(
+            f"cell '{cell.cell}' has late usage or an adjustment of realm '{not_copied.realm}' in "
+            f"period {not_copied.period} that the front has not copied: wait until its job `bill` "
+            "has; to leave all the same: --without-its-usage"
+        )
+
+
+def _copied_since(connection: Connection, name: str) -> str:
+    since: str = connection.execute(
+        _QUERIES.text("adjustments_copied_since"), {"cell": name}
+    ).scalar_one()
+    return since
 
 
 @contextmanager

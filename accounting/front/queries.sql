@@ -127,6 +127,32 @@ CROSS JOIN LATERAL (
 WHERE u.starts_at IS NOT NULL
 ORDER BY 1, 2;
 
+-- name: adjustments_copied_since
+-- From when on adjustments of a cell may not be copied yet: the time of its clock, as a text.
+SELECT CAST(adjustments_until - interval '1 day' AS text) FROM accounting.cells WHERE cell = :cell;
+
+-- name: late_in_cell
+-- In a cell: its adjustments since then, and the closed periods of users whose late usage is not posted
+-- yet, without a number.
+SELECT a.adjustment_id, a.realm, a.period FROM reporting.adjustments a
+WHERE a.posted_at >= CAST(:since AS timestamptz)
+UNION ALL
+SELECT DISTINCT CAST(NULL AS uuid), r.realm, d.period
+FROM accounting.periods_to_adjust d JOIN accounting.realms r USING (realm_id);
+
+-- name: not_copied
+-- The first of these adjustments of a cell that the front has to bill and has not.
+SELECT c.realm, c.period
+FROM unnest(CAST(:ids AS uuid[]), CAST(:realms AS text[]), CAST(:periods AS date[]))
+    AS c (id, realm, period)
+JOIN accounting.realms r USING (realm)
+JOIN accounting.billing_cells w ON w.realm_id = r.realm_id AND w.period = c.period AND w.cell = :cell
+WHERE NOT EXISTS (
+    SELECT FROM accounting.adjustments a
+    WHERE a.adjustment_id
+        = accounting.event_id('adjustment of a cell', w.database_id || ' ' || c.id))
+ORDER BY c.realm, c.period LIMIT 1;
+
 -- name: billed_of_database
 -- The closings of a cell's database that are in the books of the front.
 SELECT r.realm, b.period, b.cutoff

@@ -9,7 +9,7 @@ import pytest
 
 from accounting.billing.adjust import adjust, post_manual_adjustment
 from accounting.billing.close_period import close_periods
-from accounting.errors import AccountingError
+from accounting.errors import AccountingError, NotYet, UsageError
 from accounting.front import join
 from accounting.front.billing.close_over_cells import close_installation_period
 from accounting.front.billing.copy_billing import copy_billing
@@ -66,15 +66,15 @@ def change(books: Books, *statements: str) -> None:
             connection.execute(f"ALTER TABLE accounting.{table} ENABLE TRIGGER USER")
 
 
-def late_source(front: Front, cell: str) -> None:
-    """Another source of a cell has a session of November in a realm that the cell had none of."""
+def late_source(front: Front, cell: str, realm: str = "example.org") -> None:
+    """Another source of a cell has a session of November."""
     for books in (front.cells[cell], front.whole):
         for seconds, suffix, payload in (
             (0, "status", status_payload("new", 600, local="192.0.2.9:3478")),
             (1, "traffic", traffic_payload(1, 2_000, 3, 4)),
             (2, "status", b"deleted"),
         ):
-            name = channel(suffix, user="carl", allocation=99)
+            name = channel(suffix, user="carl", realm=realm, allocation=99)
             books.receive(HOUR * 5 + seconds, name, payload, source="second")
         books.advance_clock(MONTH * 1.1, source="second")
         books.run_jobs()
@@ -110,6 +110,34 @@ def test_a_cell_is_billed_although_another_one_has_left(
     assert found == {
         ("statements", realm, "sent_packets") for realm in ("example.net", "example.org")
     }
+
+
+def test_late_usage_of_a_cell_that_leaves_is_billed_with_the_next_period(front: Front) -> None:
+    front.close_periods()
+    for cell in ("west", "north"):
+        assert join.leave(front.engine, cell) is None
+    front.bill()
+    with pytest.raises(NotYet, match=r"no cell has a period of realm 'example\.net' that is open"):
+        post_manual_adjustment(
+            front.books.engine, "example.net", NOVEMBER, "zoe", {"received_bytes": -1},
+            reason="credit", author="ann",
+        )  # fmt: skip
+    join.join_cell(front.engine, "west", front.cells["west"].url(), None)
+    late_source(front, "west", "example.net")
+    message = (
+        r"cell 'west' has late usage .* realm 'example.net' in period 2026-11-01 .* not copied"
+    )
+    with pytest.raises(UsageError, match=message):
+        join.leave(front.engine, "west")
+    assert front.bill() == 1
+    assert join.leave(front.engine, "west") is None
+    front.bill()
+    assert billed(front.books) == billed(front.whole)
+    # No cell has the realm any more, but what is posted in December is billed with December.
+    [december] = front.rows(
+        "periods WHERE realm = 'example.net' AND period > '2026-11-01'", "state"
+    )
+    assert december == {"state": "open"}
 
 
 def test_a_clock_that_was_ahead_hides_no_adjustment(front: Front) -> None:

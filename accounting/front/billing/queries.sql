@@ -3,13 +3,22 @@
 SELECT n.cell, r.realm FROM accounting.cells n CROSS JOIN accounting.realms r ORDER BY n.cell, r.realm;
 
 -- name: delete_stale_periods
--- Deletes the open periods that no cell has as they are here.
+-- Deletes the open periods that no cell has as they are here; not those of cells that have left in
+-- which an adjustment is posted, which is billed when they close.
 DELETE FROM accounting.periods p USING accounting.realms r
 WHERE r.realm_id = p.realm_id AND p.closed_at IS NULL AND NOT EXISTS (
     SELECT FROM cells.closings c JOIN accounting.cells n USING (cell)
     WHERE c.realm = r.realm AND c.period = p.period AND c.due_at = p.due_at
         AND (c.starts_at, c.ends_at, c.time_zone) = (p.starts_at, p.ends_at, p.time_zone)
-        AND (c.period >= n.bill_from) IS NOT FALSE);
+        AND (c.period >= n.bill_from) IS NOT FALSE)
+    AND (
+        NOT EXISTS (
+            SELECT FROM accounting.adjustments a
+            WHERE a.realm_id = p.realm_id AND a.posted_in = p.period)
+        OR EXISTS (
+            SELECT FROM cells.closings c JOIN accounting.cells n USING (cell)
+            WHERE c.realm = r.realm AND c.closed_at IS NULL
+                AND (c.period >= n.bill_from) IS NOT FALSE));
 
 -- name: take_up_periods
 -- Adds the periods that cells have, each with the bounds of the first cell that has it; of one cell or
