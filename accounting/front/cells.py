@@ -139,7 +139,8 @@ def reading_cells(
 ) -> Iterator[Connection]:
     """A transaction on the front that reads all its cells, or one.
 
-    Each answers before the transaction begins, so that none that hangs keeps what is locked in it.
+    Each answers before the transaction begins, so that none that hangs keeps what is locked in it,
+    and that it is the database of that cell: another one has other closings, or none at all.
     One that stops to answer later ends it. Raises CellAway then, and UsageError where this is no
     front. A statement that takes longer than ``statement_seconds`` is a lost connection; 0: none.
     """
@@ -153,7 +154,12 @@ def reading_cells(
                 raise CellAway(cell, reason)
         with _watched(connection, away), connection.begin():
             limit_statements(connection, TOUCH_SECONDS)
-            connection.execute(_QUERIES.text("touch_cells"), {"cell": only}).scalar_one()
+            foreign = list(
+                connection.execute(_QUERIES.text("touch_cells"), {"cell": only}).scalars()
+            )
+        if foreign:
+            reasons = away.now(only=only)
+            raise CellAway(foreign[0], reasons.get(foreign[0], "its database is being restored"))
         with _watched(connection, away), connection.begin():
             connection.execute(_QUERIES.text("forget_plans"))
             limit_statements(connection, statement_seconds)

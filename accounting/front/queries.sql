@@ -9,8 +9,17 @@ SELECT EXISTS (
     WHERE feed_failing_since IS NOT NULL AND (CAST(:cell AS text) IS NULL OR cell = :cell));
 
 -- name: touch_cells
--- Reads a row of each cell, or of one.
-SELECT count(*) FROM cells.last_change WHERE CAST(:cell AS text) IS NULL OR cell = :cell;
+-- Reads a row of each cell, or of one: those whose database is not that cell of this front.
+SELECT n.cell
+FROM accounting.cells n
+LEFT JOIN (
+    SELECT s.cell FROM cells.status s
+    WHERE s.member = s.cell AND s.front = reporting.feed_source()
+        AND s.installation = reporting.feed_source()
+        AND (CAST(:cell AS text) IS NULL OR s.cell = :cell)
+) s USING (cell)
+WHERE s.cell IS NULL AND (CAST(:cell AS text) IS NULL OR n.cell = :cell)
+ORDER BY n.cell;
 
 -- name: forget_plans
 -- Makes Postgres plan again what functions run: plans contain which cells a session read before, perhaps

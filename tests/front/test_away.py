@@ -219,9 +219,25 @@ def test_a_database_that_is_not_the_cell_is_not_read_as_it(
             "north", "its database is now the cell 'another' of a front: see its URL"
         )  # fmt: skip
         assert reader.leaving_out().without_cells == ("north",)
+        with pytest.raises(CellAway, match="its database is now the cell 'another'"):
+            copy_billing(front.books.engine)
     finally:
         with psycopg.connect(front.cells["north"].url()) as connection:
             connection.execute(swap, ["north"])
+
+
+def test_an_empty_database_in_the_place_of_a_cell_closes_no_period(front: Front) -> None:
+    """It has no closings to wait for, so the front would bill the period without the cell."""
+    forget = "DELETE FROM accounting.membership RETURNING front, cell"
+    with psycopg.connect(front.cells["north"].url()) as connection:
+        row = connection.execute(forget).fetchone()
+        connection.commit()
+        try:
+            with pytest.raises(CellAway, match="its database belongs to no front any more"):
+                copy_billing(front.books.engine)
+        finally:
+            connection.execute("INSERT INTO accounting.membership VALUES (true, %s, %s)", row)
+    copy_billing(front.books.engine)
 
 
 def test_a_cell_that_is_being_restored_is_away(front: Front) -> None:
