@@ -86,14 +86,14 @@ BEGIN
         SELECT min(u.starts_at) - interval '1 day' INTO first_at
         FROM reporting.realm_usage_monthly u WHERE of_realm IS NULL OR u.realm = of_realm;
         first_at := greatest(from_at, least(first_at, accounting.database_now()));
-        span_from := least(to_at, last_at, accounting.database_now() + interval '1 hour');
+        span_from := least(to_at, last_at, accounting.database_now());
         LOOP
             span_from := CASE WHEN span_from - span > first_at THEN span_from - span
                 ELSE from_at END;
             EXECUTE 'SELECT count(*) FROM (' || query || ') c' INTO found_rows
             USING most, span_from, to_at, last_at, last_id, keys, keys_by_username, of_user;
             EXIT WHEN found_rows >= most OR span_from <= from_at;
-            span := span * 8;
+            span := span * 4;
         END LOOP;
         RETURN QUERY EXECUTE query
         USING most, span_from, to_at, last_at, last_id, keys, keys_by_username, of_user;
