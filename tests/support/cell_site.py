@@ -23,13 +23,17 @@ from accounting.capture.clock import wall_clock
 from accounting.db.engine import open_engine
 from accounting.domain.calendar import to_micros
 from accounting.front import join
-from tests.support import faulty_libc, frequent_jobs
+from tests.support import faulty_libc
 from tests.support.books import WRITER, Books, make_template
 from tests.support.faulty_libc import FaultyMachine
 from tests.support.fronts import CELLS, change_identity_key
 from tests.support.servers import PostgresServer, ValkeyServer, wait_until
 from tests.support.service import ROOT, Service, environment
 
+FREQUENT_JOBS: Final = "tests.support.frequent_jobs"
+"""A program: a test that imported it could import no rich."""
+NEXT_MIGRATIONS: Final = "NEXT_MIGRATIONS"
+"""The variable that names to it the migrations of a later version."""
 DATABASE: Final = "accounting"
 """As docs/restore.md has it."""
 LEASE_SECONDS: Final = 3
@@ -95,7 +99,7 @@ class Site:
                 word,
                 self.directory / f"{word}{number}",
                 self.settings,
-                module=frequent_jobs.MODULE,
+                module=FREQUENT_JOBS,
             )
 
     def stop(self, *commands: str) -> None:
@@ -113,7 +117,7 @@ class Site:
     def run(self, *words: str, **settings: str) -> "subprocess.CompletedProcess[str]":
         """Run a command to its end."""
         return subprocess.run(
-            [sys.executable, "-m", frequent_jobs.MODULE, *words],
+            [sys.executable, "-m", FREQUENT_JOBS, *words],
             cwd=ROOT,
             env=environment(self.directory / "operator", {**self.settings, **settings}),
             stdin=subprocess.DEVNULL,
@@ -132,7 +136,7 @@ class Site:
     def upgrade(self, migrations: Path) -> None:
         """Install a later version while the services are stopped."""
         assert not self.services
-        self.settings[frequent_jobs.NEXT_MIGRATIONS] = str(migrations)
+        self.settings[NEXT_MIGRATIONS] = str(migrations)
         self.output("db", "upgrade", ACCOUNTING_DATABASE_URL=self.books.url())
 
 

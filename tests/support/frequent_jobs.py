@@ -13,10 +13,9 @@ import accounting.__main__  # noqa: F401  # it imports the others without rich
 from accounting.cli.main import main
 from accounting.db import migrations, revisions
 from accounting.ops import registry
+from tests.support.cell_site import NEXT_MIGRATIONS
 from tests.support.short_waits import CAPTURE, SERVICE, shorten
 
-MODULE: Final = "tests.support.frequent_jobs"
-NEXT_MIGRATIONS: Final = "NEXT_MIGRATIONS"
 FORWARDING: Final = {"accounting.front.feed.forward_feed.MAX_PAUSE_SECONDS": 1.0}
 MOST_SECONDS: Final = 2.0
 RARE_SECONDS: Final = 3600.0
