@@ -317,6 +317,9 @@ class PostgresServer:
     def stop(self) -> None:
         """Fast shutdown: Postgres closes all connections and writes a checkpoint."""
         self._disconnect()
+        self._shut_down()
+
+    def _shut_down(self) -> None:
         context, self._context, self._running = self._context, None, None
         if context is not None:
             context.__exit__(None, None, None)

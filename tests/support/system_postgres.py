@@ -81,7 +81,7 @@ class SystemPostgres(PostgresServer):
             return False
         return True
 
-    def stop(self) -> None:
+    def _shut_down(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(signal.SIGINT)
