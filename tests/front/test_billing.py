@@ -202,6 +202,39 @@ def test_what_a_restored_cell_posts_again_in_other_portions_is_billed_once(front
     assert list(verify_installation(front.books.engine)) == []
 
 
+def test_late_usage_that_a_restored_cell_posts_again_is_billed_after_it_closed_without_it(
+    front: Front,
+) -> None:
+    """Its id is the same. The front took it back when the cell had closed, but not posted it."""
+    north = front.cells["north"]
+    front.books.disconnect()
+    front.books.query(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [north.name]
+    )
+    back_up(north)
+    front.close_periods()
+    late_call(front, "north")
+    for books in (north, front.whole):
+        books.run_jobs()
+        adjust(books.engine)
+    assert front.bill() == 1
+    restore_database(north)
+    north._loaders.clear()
+    north.advance_clock(MONTH * 1.1, source="north")
+    north.load(source="north")
+    north.settle()
+    north.rollup()
+    close_periods(north.engine)
+    assert front.bill() == 1
+    assert sum(row["received_bytes"] for row in front.rows("adjustments")) == 0
+    north.run_jobs()
+    adjust(north.engine)
+    assert front.bill() == 1
+    assert billed(front.books) == billed(front.whole)
+    assert front.bill() == 0
+    assert list(verify_installation(front.books.engine)) == []
+
+
 def test_a_manual_adjustment_is_posted_on_the_front(front: Front) -> None:
     front.close_periods()
     posted = post_manual_adjustment(

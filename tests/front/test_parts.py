@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from accounting.billing.adjust import adjust, post_manual_adjustment
-from accounting.billing.close_period import close_periods
+from accounting.billing.close_period import close_periods, refresh_periods
 from accounting.errors import AccountingError, NotYet, UsageError
 from accounting.front import join
 from accounting.front.billing.close_over_cells import close_installation_period
@@ -20,6 +20,7 @@ from tests.support.servers import PostgresServer
 
 MONTH: Final = HOUR * 24 * 31
 NOVEMBER: Final = date(2026, 11, 1)
+DECEMBER: Final = date(2026, 12, 1)
 
 
 def fill(front: Front) -> None:
@@ -138,6 +139,47 @@ def test_late_usage_of_a_cell_that_leaves_is_billed_with_the_next_period(front: 
         "periods WHERE realm = 'example.net' AND period > '2026-11-01'", "state"
     )
     assert december == {"state": "open"}
+
+
+def test_a_period_that_late_usage_is_posted_in_stays_until_it_is_billed(front: Front) -> None:
+    """The first usage of the realm in another cell is of a later period."""
+    front.close_periods()
+    assert join.leave(front.engine, "north") is None
+    late_source(front, "west", "example.net")
+    assert front.bill() == 1
+    assert join.leave(front.engine, "west") is None
+    call(front, "south", "zoe", MONTH * 2, 5, realm="example.net")
+    front.advance_clocks(MONTH * 2.01)
+    front.run_jobs()
+    refresh_periods(front.cells["south"].engine)
+    front.bill()
+    front.advance_clocks(MONTH * 2.2)
+    front.run_jobs()
+    front.bill()
+    [december, january] = front.rows(
+        "periods WHERE realm = 'example.net' AND period > '2026-11-01'", "period", "state"
+    )
+    assert december == {"period": DECEMBER, "state": "closed"}
+    assert january == {"period": date(2027, 1, 1), "state": "open"}
+    [late] = front.rows("adjustments", "posted_in")
+    assert late == {"posted_in": DECEMBER}
+
+
+def test_a_cell_whose_late_usage_is_not_rolled_up_yet_can_t_leave(front: Front) -> None:
+    front.close_periods()
+    west = front.cells["west"]
+    for suffix, payload in (
+        ("status", status_payload("new", 600)),
+        ("traffic", traffic_payload(1, 2_000, 3, 4)),
+        ("status", b"deleted"),
+    ):
+        name = channel(suffix, user="zoe", realm="example.net", allocation=99)
+        west.receive(HOUR * 5, name, payload, source="second")
+    west.load(source="second")
+    west.settle()
+    assert west.query("SELECT FROM accounting.periods_to_adjust") == []
+    with pytest.raises(UsageError, match=r"late usage .* period 2026-11-01 .* not copied"):
+        join.leave(front.engine, "west")
 
 
 def test_a_clock_that_was_ahead_hides_no_adjustment(front: Front) -> None:

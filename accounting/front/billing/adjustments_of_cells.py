@@ -29,11 +29,14 @@ def copy_adjustments(
 ) -> int:
     """Copy the adjustments of a closed period, or the new ones; returns how many were posted."""
     parameters = {"cell": cell, "realm": realm, "period": period}
-    ids = connection.execute(_QUERIES.text("copy_adjustments"), parameters).scalars().all()
-    enqueue_posted(connection, ids)
-    # A cell that was restored may post what it had posted, in other portions.
-    rows = connection.execute(_QUERIES.text("periods_of_adjustments"), {"ids": list(ids)}).all()
-    return len(ids) + sum(_post_difference(connection, row._asdict()) for row in rows)
+    copied = connection.execute(_QUERIES.text("copy_adjustments"), parameters).all()
+    new = [row.adjustment_id for row in copied if row.is_new]
+    enqueue_posted(connection, new)
+    # A cell that was restored may post what it had posted, in other portions or after it was billed
+    # without it.
+    ids = [row.adjustment_id for row in copied]
+    rows = connection.execute(_QUERIES.text("periods_of_adjustments"), {"ids": ids}).all()
+    return len(new) + sum(_post_difference(connection, row._asdict()) for row in rows)
 
 
 def bill_closed_anew(connection: Connection, cell: str | None, realm: str | None) -> int:

@@ -3,8 +3,8 @@
 SELECT n.cell, r.realm FROM accounting.cells n CROSS JOIN accounting.realms r ORDER BY n.cell, r.realm;
 
 -- name: delete_stale_periods
--- Deletes the open periods that no cell has as they are here; not those of cells that have left in
--- which an adjustment is posted, which is billed when they close.
+-- Deletes the open periods that no cell has as they are here; not those that no cell has otherwise and
+-- in which an adjustment is posted, which is billed when they close.
 DELETE FROM accounting.periods p USING accounting.realms r
 WHERE r.realm_id = p.realm_id AND p.closed_at IS NULL AND NOT EXISTS (
     SELECT FROM cells.closings c JOIN accounting.cells n USING (cell)
@@ -17,7 +17,7 @@ WHERE r.realm_id = p.realm_id AND p.closed_at IS NULL AND NOT EXISTS (
             WHERE a.realm_id = p.realm_id AND a.posted_in = p.period)
         OR EXISTS (
             SELECT FROM cells.closings c JOIN accounting.cells n USING (cell)
-            WHERE c.realm = r.realm AND c.closed_at IS NULL
+            WHERE c.realm = r.realm AND c.period = p.period
                 AND (c.period >= n.bill_from) IS NOT FALSE));
 
 -- name: take_up_periods
@@ -135,7 +135,8 @@ WHERE realm_id = :realm_id AND period = :period AND closed_at IS NULL;
 -- Copies the adjustments of a closed period; without one, those that the cells, or one of them, posted
 -- since a day before the last time: one that was committed late is not missed. Of one realm, the next
 -- time is not later. The name of the cell is in the reason. posted_at is that of the copy, so that the
--- order of posting never changes.
+-- order of posting never changes. Returns also those that were copied before and whose user has a
+-- difference: a restored cell has posted them again, and the difference may have taken them back.
 WITH copied AS MATERIALIZED (
     SELECT accounting.event_id('adjustment of a cell', n.database_id || ' ' || c.adjustment_id) AS id,
         r.realm_id, r.named_in_radacct, n.database_id, c.*
@@ -171,28 +172,40 @@ seen AS (
     UPDATE accounting.cells SET adjustments_until = clock_timestamp()
     WHERE (CAST(:cell AS text) IS NULL OR cell = :cell)
         AND CAST(:realm AS text) IS NULL AND CAST(:period AS date) IS NULL
+),
+posted AS (
+    INSERT INTO accounting.adjustments (
+        adjustment_id, user_key, realm_id, period, posted_in,
+        received_packets, received_bytes, sent_packets, sent_bytes,
+        peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+        session_microseconds, reason, author, manual, posted_at, database_id
+    )
+    SELECT c.id, c.user_key, c.realm_id, c.period, (
+            -- The cell's, unless the front has closed that already.
+            SELECT coalesce(min(q.period) FILTER (WHERE q.closed_at IS NULL AND q.period >= c.posted_in),
+                c.posted_in)
+            FROM accounting.periods q WHERE q.realm_id = c.realm_id),
+        c.received_packets, c.received_bytes, c.sent_packets, c.sent_bytes,
+        c.peer_received_packets, c.peer_received_bytes, c.peer_sent_packets, c.peer_sent_bytes,
+        c.session_seconds * 1000000, format('%s (cell %s)', c.reason, c.cell), c.author,
+        c.author <> 'turn-accounting', clock_timestamp(), c.database_id
+    FROM copied c
+    WHERE NOT EXISTS (
+        SELECT FROM accounting.adjustments a
+        WHERE a.adjustment_id = c.id AND a.user_key = c.user_key)
+    ORDER BY c.posted_at, c.id
+    RETURNING adjustment_id
 )
-INSERT INTO accounting.adjustments (
-    adjustment_id, user_key, realm_id, period, posted_in,
-    received_packets, received_bytes, sent_packets, sent_bytes,
-    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
-    session_microseconds, reason, author, manual, posted_at, database_id
-)
-SELECT c.id, c.user_key, c.realm_id, c.period, (
-        -- The cell's, unless the front has closed that already.
-        SELECT coalesce(min(q.period) FILTER (WHERE q.closed_at IS NULL AND q.period >= c.posted_in),
-            c.posted_in)
-        FROM accounting.periods q WHERE q.realm_id = c.realm_id),
-    c.received_packets, c.received_bytes, c.sent_packets, c.sent_bytes,
-    c.peer_received_packets, c.peer_received_bytes, c.peer_sent_packets, c.peer_sent_bytes,
-    c.session_seconds * 1000000, format('%s (cell %s)', c.reason, c.cell), c.author,
-    c.author <> 'turn-accounting', clock_timestamp(), c.database_id
-FROM copied c
-WHERE NOT EXISTS (
+SELECT adjustment_id, true AS is_new FROM posted
+UNION ALL
+SELECT c.id, false FROM copied c
+WHERE EXISTS (
     SELECT FROM accounting.adjustments a
     WHERE a.adjustment_id = c.id AND a.user_key = c.user_key)
-ORDER BY c.posted_at, c.id
-RETURNING adjustment_id;
+    AND EXISTS (
+        SELECT FROM accounting.adjustments a
+        WHERE a.realm_id = c.realm_id AND a.period = c.period AND a.user_key = c.user_key
+            AND a.database_id = c.database_id AND a.reason LIKE 'late usage (difference to cell %');
 
 -- name: record_billed_closings
 -- Records the closings of cells, or of one, that the books of the front have now, of one period.
