@@ -45,10 +45,18 @@ def _closed_by_itself(
     closed = connection.execute(_QUERIES.text("closed_in_cell")).all()
     periods = sorted(row.period for row in closed if (row.realm, row.period) not in billed)
     if periods:
+        # Realms may have other billing days: a period that goes on may have begun before another
+        # one ended.
+        first_open = connection.execute(_QUERIES.text("first_open_in_cell")).scalar()
+        next_one = f"the next one begins {max(row.ends_on for row in closed)}"
+        if first_open is not None and first_open > periods[-1]:
+            next_one = f"the first that it has not closed begins {first_open}"
+        elif first_open is not None:
+            next_one += f"; one that it has not closed begins {first_open}"
         yield (
             f"has closed {counted(len(periods), 'period')} with usage that this front has not "
             f"billed, {_span(periods[0], periods[-1])}, and which may be invoiced already "
-            f"(the next one begins {max(row.ends_on for row in closed)})"
+            f"({next_one})"
         )
 
 

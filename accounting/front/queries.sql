@@ -141,13 +141,19 @@ ORDER BY 1, 2;
 SELECT CAST(adjustments_until - interval '1 day' AS text) FROM accounting.cells WHERE cell = :cell;
 
 -- name: late_in_cell
--- In a cell: its adjustments since then, and the closed periods of users whose late usage is not posted
--- yet, without a number.
+-- In a cell: its adjustments since then, and, without a number, the periods with usage that is not rolled
+-- up or not posted yet.
 SELECT a.adjustment_id, a.realm, a.period FROM reporting.adjustments a
 WHERE a.posted_at >= CAST(:since AS timestamptz)
 UNION ALL
 SELECT DISTINCT CAST(NULL AS uuid), r.realm, d.period
-FROM accounting.periods_to_adjust d JOIN accounting.realms r USING (realm_id);
+FROM accounting.periods_to_adjust d JOIN accounting.realms r USING (realm_id)
+UNION ALL
+SELECT DISTINCT CAST(NULL AS uuid), r.realm, p.period
+FROM accounting.usage_deltas d
+JOIN accounting.realms r USING (realm_id)
+JOIN accounting.periods p ON p.realm_id = d.realm_id AND d.starts_at >= p.starts_at
+    AND d.starts_at < p.ends_at;
 
 -- name: not_copied
 -- The first of these adjustments of a cell that the front has to bill and has not.
@@ -188,6 +194,10 @@ SELECT r.realm, p.period, CAST(p.ends_at AT TIME ZONE p.time_zone AS date) AS en
 FROM accounting.periods p JOIN accounting.realms r USING (realm_id)
 WHERE p.closed_at IS NOT NULL AND EXISTS (
     SELECT FROM accounting.statements s WHERE s.realm_id = p.realm_id AND s.period = p.period);
+
+-- name: first_open_in_cell
+-- In a cell: the first of the periods that it has not closed, of all realms.
+SELECT min(period) FROM accounting.periods WHERE closed_at IS NULL;
 
 -- name: join_front
 -- Records the front of this cell.

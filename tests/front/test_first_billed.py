@@ -83,6 +83,27 @@ def test_what_a_cell_closed_before_it_joined_is_billed_from_the_period_that_is_s
     assert list(verify_installation(front.books.engine)) == []
 
 
+def test_the_period_that_is_suggested_leaves_out_none_that_the_cell_has_not_closed(
+    front: Front,
+) -> None:
+    """Found by an audit: with the end of the closed one, a realm of another billing day was not
+    billed by anyone from the middle of November on.
+    """
+    with psycopg.connect(front.cells["west"].url()) as connection:
+        connection.execute("""
+            WITH added AS (
+                INSERT INTO accounting.realms (realm, realm_bytes) VALUES ('other', 'other')
+                RETURNING realm_id
+            )
+            INSERT INTO accounting.periods (realm_id, period, starts_at, ends_at, due_at, time_zone)
+            SELECT realm_id, '2026-11-15', '2026-11-15Z', '2026-12-15Z', '2026-12-17Z', 'UTC'
+            FROM added
+        """)
+    message = r"period 2026-11-01, .* \(the first that it has not closed begins 2026-11-15\)"
+    with pytest.raises(UsageError, match=message):
+        join.join_cell(front.engine, "west", front.cells["west"].url(), None)
+
+
 def test_another_database_in_the_place_of_a_cell_that_left_says_from_when_it_is_billed(
     front: Front, postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
