@@ -66,7 +66,10 @@ def init() -> None:
 
 
 def join(
-    name: Annotated[str, typer.Argument(parser=name_argument, help="Name of the cell.")],
+    name: Annotated[
+        str,
+        typer.Argument(parser=name_argument, help="Name of the cell: of a-z, 0-9, '_' and '-'."),
+    ],
     url: Annotated[
         str, typer.Argument(metavar="URL", help="postgresql://user@host/database of the cell.")
     ],

@@ -95,9 +95,10 @@ def connect(
 
 
 # While a backup is restored, the database exists before its tables do. Collectors read the sources
-# first, and loaders, when they start, the rules; any other missing table is a bug. The quotation
-# marks around the name in the message differ by lc_messages.
-_FIRST_TABLE: Final = re.compile(r"\baccounting\.(sources|realm_rules)\b")
+# first, loaders, when they start, the rules, and the commands of a front whether it is one; any
+# other missing table is a bug. The quotation marks around the name in the message differ by
+# lc_messages.
+_FIRST_TABLE: Final = re.compile(r"\baccounting\.(sources|realm_rules|front)\b")
 
 
 @contextmanager
@@ -119,7 +120,7 @@ def lost_connections() -> Iterator[None]:
         if isinstance(cause, psycopg.errors.UndefinedTable) and _FIRST_TABLE.search(str(cause)):
             raise ConnectionLost(
                 f"Postgres: {str(cause).splitlines()[0]}: the database is being restored, or was "
-                "never brought to this version by `turn-accounting db upgrade`"
+                "never brought to this version by `turn-accounting db upgrade`, or `front init`"
             ) from error
         if isinstance(cause, psycopg.Error) and (away := _cell_away(cause)) is not None:
             raise away from error

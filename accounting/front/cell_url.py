@@ -1,5 +1,6 @@
 """The URL of a cell: a libpq URL without a password, and what a foreign server takes of it."""
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -24,6 +25,16 @@ _ALLOWED: Final = frozenset({
 # fmt: on
 """The options of a URL that both libpq and postgres_fdw take."""
 _SECRET: Final = ("password", "passfile", "sslpassword")
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+
+
+def check_cell_name(name: str) -> None:
+    """Raise UsageError for a name that no foreign server of the front can have."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"'{name}' is no name for a cell: expected at most 40 of a-z, 0-9, '_' and '-', a "
+            "letter or a digit first"
+        )
 
 
 def checked_cell_url(url: str) -> str:

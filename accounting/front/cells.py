@@ -63,7 +63,9 @@ def is_front(connection: Connection) -> bool:
 def require_front(connection: Connection) -> None:
     """Raise UsageError unless this database is a front."""
     if not is_front(connection):
-        raise UsageError("this database is no front: `turn-accounting front init` makes it one")
+        raise UsageError(
+            "this database is no front: `turn-accounting front init` makes one of an empty database"
+        )
 
 
 def read_membership(connection: Connection) -> Membership | None:

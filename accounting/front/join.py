@@ -23,7 +23,7 @@ from accounting.db.revisions import head_revision
 from accounting.errors import AccountingError, NotAllowed, UsageError
 from accounting.front import cell_views, cells, foreign_server, membership
 from accounting.front.cell_engine import open_cell_engine
-from accounting.front.cell_url import checked_cell_url
+from accounting.front.cell_url import check_cell_name, checked_cell_url
 from accounting.front.shared.share import share_with_cell
 
 _QUERIES: Final = Queries("accounting.front")
@@ -63,6 +63,7 @@ def join_cell(
     completes one that was interrupted, under any name. ``engine``: with the rights of the owner of
     the schema.
     """
+    check_cell_name(name)
     checked_cell_url(url)
     with (
         lost_connections(),

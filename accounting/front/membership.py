@@ -204,7 +204,9 @@ def _share_identity_key(connection: Connection, front: FrontIdentity) -> None:
             return
         raise UsageError(
             "has users with keys of another installation: the same user would have two keys; only "
-            "the first cell of a front may have users before it joins, so let a new database join"
+            "the first cell of a front may have users before it joins, so let a new database join; "
+            "where the cells that have joined are still without users, let them leave, this one "
+            "join first, and then them again"
         )
     with _refusals():
         connection.execute(_QUERIES.text("become_owner"))

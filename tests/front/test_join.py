@@ -148,6 +148,8 @@ def test_a_cell_with_users_of_another_key_can_t_join(
         ("west", "postgresql://user:se cret@host/db?nothing=secret", "no URL of a cell"),
         ("west", "postgresql://host/db", "no URL of a cell"),
         ("west", "nonsense", "no URL of a cell"),
+        ("West", "postgresql://user@host/db", "'West' is no name for a cell"),
+        ("", "postgresql://user@host/db", "'' is no name for a cell"),
         (
             "west",
             "postgresql://user@host/db?service=secret&fallback_application_name=x",
@@ -288,6 +290,18 @@ def test_an_open_transaction_on_the_front_does_not_stay_in_cells_for_ever(
         with pytest.raises(psycopg.OperationalError, match="idle-in-transaction timeout"):
             reader.execute("SELECT FROM reporting.sources")
         superuser.execute(alter.format(server["options"]))
+
+
+@pytest.mark.parametrize(
+    "command", [("list",), ("join", "a", "postgresql://a@b/c"), ("leave", "a")]
+)
+def test_a_database_without_a_schema_is_no_front(
+    postgres_server: PostgresServer, command: tuple[str, ...]
+) -> None:
+    settings = {"database_url": postgres_server.url(database="template1")}
+    refused = turn_accounting("front", *command, **settings)
+    assert refused.code == 1
+    assert refused.error_line.endswith("`turn-accounting db upgrade`, or `front init`")
 
 
 def test_a_front_can_t_be_a_cell_and_a_cell_no_front(standing: Front) -> None:
