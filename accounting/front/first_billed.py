@@ -35,6 +35,16 @@ def check_first_billed(
         )
 
 
+def check_begins_a_period(connection: Connection, day: date) -> None:
+    """Raise UsageError for a day within a period of the cell, which nobody would bill then."""
+    row = connection.execute(_QUERIES.text("cut_period"), {"day": day}).one_or_none()
+    if row is not None:
+        raise UsageError(
+            f"no period begins {day}: realm '{row.realm}' has one from {row.period} to "
+            f"{row.ends_on}, which the front would not bill: give the first day of a period"
+        )
+
+
 def _closed_by_itself(
     connection: Connection, front_connection: Connection, database_id: UUID
 ) -> Iterator[str]:

@@ -17,7 +17,7 @@ from accounting.db.queries import Queries
 from accounting.db.revisions import head_revision
 from accounting.errors import NotAllowed, UsageError
 from accounting.front.cells import read_membership
-from accounting.front.first_billed import check_first_billed
+from accounting.front.first_billed import check_begins_a_period, check_first_billed
 from accounting.front.shared import cell_facts, share
 
 _QUERIES: Final = Queries("accounting.front")
@@ -73,7 +73,9 @@ def prepare_cell(
         database_id = _own_database_id(connection, known)
         if is_new:
             _check_clock(connection, front_connection)
-        if is_new and bill_from is None:
+        if bill_from is not None:
+            check_begins_a_period(connection, bill_from)
+        elif is_new:
             check_first_billed(connection, front_connection, name, database_id)
         if is_new and revision == head_revision():
             _check_sources(connection, front_connection, name)

@@ -13,11 +13,11 @@ SELECT EXISTS (
 SELECT n.cell
 FROM accounting.cells n
 LEFT JOIN (
-    SELECT s.cell FROM cells.status s
+    SELECT s.cell, s.database_id FROM cells.status s
     WHERE s.member = s.cell AND s.front = reporting.feed_source()
         AND s.installation = reporting.feed_source()
         AND (CAST(:cell AS text) IS NULL OR s.cell = :cell)
-) s USING (cell)
+) s USING (cell, database_id)
 WHERE s.cell IS NULL AND (CAST(:cell AS text) IS NULL OR n.cell = :cell)
 ORDER BY n.cell;
 
@@ -198,6 +198,17 @@ WHERE p.closed_at IS NOT NULL AND EXISTS (
 -- name: first_open_in_cell
 -- In a cell: the first of the periods that it has not closed, of all realms.
 SELECT min(period) FROM accounting.periods WHERE closed_at IS NULL;
+
+-- name: cut_period
+-- In a cell: a period that this day lies within, where none begins on it. ends_on: the first day after it.
+SELECT r.realm, p.period, p.ends_on
+FROM (
+    SELECT *, CAST(ends_at AT TIME ZONE time_zone AS date) AS ends_on FROM accounting.periods
+) p
+JOIN accounting.realms r USING (realm_id)
+WHERE p.period < :day AND p.ends_on > :day
+    AND NOT EXISTS (SELECT FROM accounting.periods WHERE period = :day)
+ORDER BY p.period DESC, r.realm LIMIT 1;
 
 -- name: join_front
 -- Records the front of this cell.

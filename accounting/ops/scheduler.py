@@ -61,7 +61,7 @@ def run_job(job: Job, engine: Engine, stop: threading.Event | None = None) -> in
         _record_blocked(job, engine, str(held))
         raise
     except Exception as error:
-        cause = error.__cause__ if isinstance(error, ConnectionLost) else error
+        cause = (error.__cause__ if isinstance(error, ConnectionLost) else None) or error
         error_type = type(getattr(cause, "orig", None) or cause).__name__
         # Without a database there is no record. With one that refuses locks or memory, there is.
         with suppress(ConnectionLost), lost_connections(), engine.begin() as connection:

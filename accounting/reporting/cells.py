@@ -39,8 +39,8 @@ SELECT state = 'active' AND (wait_event_type = 'Extension' OR wait_event = 'Appe
 FROM pg_stat_activity WHERE pid = %s
 """
 _STATUSES: Final = """
-SELECT j.cell, j.revision AS joined_revision, s.*, clock_timestamp() AS front_clock,
-    reporting.feed_source() AS front_installation,
+SELECT j.cell, j.revision AS joined_revision, j.database_id AS joined_database, s.*,
+    clock_timestamp() AS front_clock, reporting.feed_source() AS front_installation,
     cell.database_collation() AS front_collation
 FROM cell.joined() j CROSS JOIN LATERAL cell.status_of(j.cell) s
 WHERE j.cell = ANY (%s)
@@ -175,6 +175,8 @@ def _status(row: Mapping[str, Any]) -> CellState:
         away = f"its database is now the cell '{row['member']}' of a front: see its URL"
     elif row["installation"] != row["front_installation"]:
         away = "its database has another identity key: see its URL"
+    elif row["database_id"] != row["joined_database"]:
+        away = "its database is another than the one that joined: see its URL"
     return CellState(
         cell=row["cell"],
         away=away,

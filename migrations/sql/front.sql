@@ -205,12 +205,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- What a front asks of a cell to see whether it answers, and how it is: one row. installation: a hash
--- of its key. front, member: null in an installation that is no cell. captured_until, settled_until:
+-- of its key. database_id: of this database. front, member: null in an installation that is no cell. captured_until, settled_until:
 -- the least of the sources in service; null if one has none, or there is no source. collation: see
 -- cell.database_collation().
 CREATE VIEW cell.status AS
 SELECT a.version_num::text AS revision, reporting.feed_source() AS installation,
-    m.front, m.cell AS member, clock_timestamp() AS clock,
+    (SELECT i.database_id FROM accounting.installation i) AS database_id, m.front, m.cell AS member, clock_timestamp() AS clock,
     extract(epoch FROM accounting.database_now() - s.captured_until)::float8 AS captured_lag,
     extract(epoch FROM accounting.database_now() - s.settled_until)::float8 AS settled_lag,
     s.sources::integer AS sources, s.open_gaps::integer AS open_gaps,
@@ -232,11 +232,11 @@ CROSS JOIN (
     WHERE c.retired_at IS NULL
 ) s;
 
--- The cells of a front, with the revisions at which they joined; no rows in another database. For
--- readers, who look which of them answer.
-CREATE FUNCTION cell.joined() RETURNS TABLE (cell text, revision text)
+-- The cells of a front, with the revisions and the databases that joined; no rows in another database.
+-- For readers, who look which of them answer.
+CREATE FUNCTION cell.joined() RETURNS TABLE (cell text, revision text, database_id uuid)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$ SELECT c.cell, c.revision FROM accounting.cells c ORDER BY c.cell $$;
+AS $$ SELECT c.cell, c.revision, c.database_id FROM accounting.cells c ORDER BY c.cell $$;
 REVOKE ALL ON FUNCTION cell.joined() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cell.joined() TO turn_accounting_reader, turn_accounting_writer;
 

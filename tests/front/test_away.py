@@ -27,6 +27,7 @@ from accounting.front.shared.share import share
 from accounting.front.status import cell_states
 from accounting.front.verify import verify_installation
 from accounting.ops.registry import FRONT_JOBS
+from accounting.ops.scheduler import run_job
 from accounting.reporting import cell_watch, cells, view_queries
 from accounting.reporting.reader import DatabaseReader
 from accounting.usage.limits.limit_rules import set_limit
@@ -238,6 +239,22 @@ def test_an_empty_database_in_the_place_of_a_cell_closes_no_period(front: Front)
         finally:
             connection.execute("INSERT INTO accounting.membership VALUES (true, %s, %s)", row)
     copy_billing(front.books.engine)
+
+
+def test_a_database_that_left_is_not_read_for_the_one_that_took_its_name(front: Front) -> None:
+    """It left while it was down, so that it has the name and the key, and is back at the URL."""
+    change = "UPDATE accounting.installation SET database_id = {} RETURNING database_id"
+    with psycopg.connect(front.cells["north"].url(), autocommit=True) as connection:
+        own = connection.execute("SELECT database_id FROM accounting.installation").fetchone()
+        connection.execute(change.format("gen_random_uuid()").encode())
+        try:
+            with pytest.raises(CellAway, match="its database is another than the one that joined"):
+                run_job(FRONT_JOBS["bill"], front.books.engine)
+        finally:
+            connection.execute(change.format("%s").encode(), own)
+    [run] = front.books.query("SELECT last_error FROM accounting.job_runs WHERE job = 'bill'")
+    assert run == {"last_error": "CellAway"}
+    run_job(FRONT_JOBS["bill"], front.books.engine)
 
 
 def test_a_cell_that_is_being_restored_is_away(front: Front) -> None:

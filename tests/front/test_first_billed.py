@@ -83,6 +83,17 @@ def test_what_a_cell_closed_before_it_joined_is_billed_from_the_period_that_is_s
     assert list(verify_installation(front.books.engine)) == []
 
 
+def test_a_day_within_a_period_is_refused_since_nobody_would_bill_that(front: Front) -> None:
+    message = (
+        r"cell 'west': no period begins 2026-11-05: realm 'example.org' has one from 2026-11-01 "
+        r"to 2026-12-01, which the front would not bill"
+    )
+    with pytest.raises(UsageError, match=message):
+        join.join_cell(
+            front.engine, "west", front.cells["west"].url(), None, bill_from=date(2026, 11, 5)
+        )
+
+
 def test_the_period_that_is_suggested_leaves_out_none_that_the_cell_has_not_closed(
     front: Front,
 ) -> None:
