@@ -367,20 +367,21 @@ class Loader:
         self, connection: Connection, encoder: RowEncoder, rows: list[bytes]
     ) -> Sequence[StatusKeySighting]:
         """Encode and fold a batch, and provide what it needs; returns the key sightings added."""
-        sightings = self.spool.sightings(self._last_sighting)
-        added: list[StatusKeySighting] = []
-        if not encoder.has_more() and not sightings:
+        start, added = encoder.reached, list[StatusKeySighting]()
+        # Sightings before the start are loaded, or were discarded when another collector took over.
+        sightings = [
+            sighting
+            for sighting in self.spool.sightings(self._last_sighting)
+            if start <= (sighting.epoch, sighting.position)
+        ]
+        encoder.sightings = [found for found in sightings if found.seen_at <= encoder.latest]
+        if held_back := [found for found in sightings if found.seen_at > encoder.latest]:
+            encoder.end = min(encoder.end, (held_back[0].epoch, held_back[0].position))
+        if not encoder.has_more() and not encoder.sightings:
             return added
         self._identities.begin(connection)
         # Also those that another source's loader added since settling began.
         self._settler.memory.add_rules(self._identities.rules)
-        start = encoder.reached
-        # Sightings before the start are loaded, or were discarded when another collector took over.
-        encoder.sightings = [
-            sighting
-            for sighting in sightings
-            if start <= (sighting.epoch, sighting.position) and sighting.seen_at <= encoder.latest
-        ]
         while need := self._encode(connection, encoder, rows):
             match need:
                 case NewRealm(realm):

@@ -43,6 +43,7 @@ from tests.histories.oracle import (
     Stream,
     moment,
     shown,
+    status_key,
 )
 from tests.histories.plan import MINUTE, CaptureGap, Plan, SourcePlan, Stage
 from tests.histories.rules import changed_rules, random_changes, rule_fields, rule_options
@@ -233,8 +234,13 @@ class Source:
                 sighting.key,
                 sighting.idle_seconds,
             )
-            for number, sighting in enumerate(found, start=1)
+            for number, sighting in enumerate(filter(is_of_allocation, found), start=1)
         ]
+
+
+def is_of_allocation(sighting: RawKeySighting) -> bool:
+    """Whether the service stores it, and so numbers it."""
+    return status_key(sighting.key) is not None
 
 
 @dataclass(slots=True)
