@@ -208,7 +208,9 @@ class Loader:
             self._claimed = servers
         elif batch.last is None:
             self.spool.discard_epoch(refused.epoch.number)
-        is_drained = batch.last is None and batch.settled.due_count < DUE_BATCH
+        is_drained = (
+            batch.end.is_last and batch.last is None and batch.settled.due_count < DUE_BATCH
+        )
         if is_drained and refused is None and state.newest_at <= latest:
             self._loaded_state = state
         return batch.message_count

@@ -131,6 +131,37 @@ def test_a_sighting_at_the_end_of_the_stream_is_applied_before_sessions_expire(
     assert {row["user_id"] for row in books.rows("sessions")} == {"alice", "carol"}
 
 
+@pytest.mark.parametrize("ahead_seconds", [0, DAY])
+def test_a_sighting_before_an_epoch_without_messages_is_loaded(
+    books: Books, ahead_seconds: int
+) -> None:
+    """Found by a random history: the loader took the end of the stream for where it started.
+
+    ``ahead_seconds``: of the time of the sighting, which is then held back.
+    """
+    spool = books.spool()
+    FakeAllocation(books).new(1)
+    books.advance_clock(10)
+    books.load()
+    seen_at = 20 + ahead_seconds
+    spool.start_epoch("connection_lost")
+    key = channel("status")
+    spool.add_sightings(
+        [RawKeySighting(books.micros_at(seen_at), books.micros_at(seen_at), 0, key, 1)]
+    )
+    spool.start_epoch("connection_lost")
+    books.advance_clock(30)
+    books.load()
+    if ahead_seconds:
+        assert books.query("SELECT * FROM accounting.key_sightings") == []
+        books.advance_clock(2 * DAY)
+        books.load()
+    (row,) = books.query("SELECT seen_at FROM accounting.key_sightings")
+    assert row["seen_at"].timestamp() * 1e6 == books.micros_at(seen_at)
+    restarted_loader(books).load()
+    assert len(books.query("SELECT * FROM accounting.key_sightings")) == 1
+
+
 @pytest.mark.parametrize("step", [9, pytest.param(3, marks=pytest.mark.long)])
 def test_a_loader_killed_in_either_thread_leaves_whole_batches(
     undisturbed: dict[str, object], again: Books, step: int
