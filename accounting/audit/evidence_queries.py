@@ -58,7 +58,8 @@ class EvidenceScope:
     """Which evidence to read: that of some realms, up to a cutoff.
 
     ``username_keys``: only of these. ``day``: (start, end) in microseconds: only reports received
-    before its end, and only carried sessions whose keys have a report in it, or that may expire.
+    before its end, and only carried sessions whose keys have a report in it or a sighting up to the
+    cutoff, or that may expire.
     ``schema``: STORED or ARCHIVED.
     """
 

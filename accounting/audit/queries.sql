@@ -13,7 +13,8 @@ SELECT
 
 -- name: read_carried
 -- Reads the carried sessions by key, the active one of a key first. With :since and :until only
--- those whose keys have a report in that span, and unconfirmed active ones, which may expire in it.
+-- those whose keys have a report in that span, or a sighting up to the cutoff, and unconfirmed active
+-- ones, which may expire in it.
 -- :"evidence": accounting, or pg_temp for that of an archive.
 SELECT
     c.source_id, c.database, c.username_key, c.allocation_id, c.session_id,
@@ -35,6 +36,16 @@ WHERE c.source_id = ANY (CAST(:sources AS smallint[]))
             FROM :"evidence".reports r
             WHERE r.received_at >= CAST(:since AS timestamptz)
                 AND r.received_at < CAST(:until AS timestamptz)
+            UNION ALL
+            SELECT k.source_id, k.database, k.username_key, k.allocation_id
+            FROM unnest(
+                CAST(:sources AS smallint[]), CAST(:last_sighting_epochs AS integer[]),
+                CAST(:last_sighting_positions AS bigint[]), CAST(:last_sightings AS bigint[])
+            ) AS b (source_id, epoch, position, sighting)
+            LEFT JOIN :"evidence".dropped_positions z USING (source_id)
+            JOIN :"evidence".key_sightings k ON k.source_id = b.source_id
+                AND (k.epoch, k.position, k.sighting) <= (b.epoch, b.position, b.sighting)
+            WHERE ((k.epoch, k.position) < (z.epoch, z.position)) IS NOT TRUE
         )
     )
 ORDER BY c.source_id, c.database, c.username_key, c.allocation_id, c.phase;
@@ -809,8 +820,9 @@ WHERE i.inhparent = CAST('accounting.reports' AS regclass) AND c.relname ~ '^rep
 ORDER BY day;
 
 -- name: create_day_sessions
--- Collects the sessions that the reports of a span belong to: those that began in it, by the bounds
--- of their session_ids, and the carried ones whose keys have a report in it.
+-- Collects the sessions that the evidence of a span belongs to: those that began in it, by the bounds
+-- of their session_ids, and the carried ones whose keys have a report in it, or a sighting up to the
+-- position of its last report.
 CREATE TEMP TABLE day_sessions ON COMMIT DROP AS
 SELECT s.session_id, s.user_key
 FROM unnest(
@@ -826,6 +838,15 @@ JOIN (
     SELECT DISTINCT source_id, database, username_key, allocation_id
     FROM accounting.reports
     WHERE received_at >= CAST(:since AS timestamptz) AND received_at < CAST(:until AS timestamptz)
+    UNION
+    SELECT k.source_id, k.database, k.username_key, k.allocation_id
+    FROM unnest(
+        CAST(:sources AS smallint[]), CAST(:epochs AS integer[]), CAST(:positions AS bigint[])
+    ) AS b (source_id, epoch, position)
+    LEFT JOIN accounting.dropped_positions z USING (source_id)
+    JOIN accounting.key_sightings k ON k.source_id = b.source_id
+        AND (k.epoch, k.position) < (b.epoch, b.position)
+    WHERE ((k.epoch, k.position) < (z.epoch, z.position)) IS NOT TRUE
 ) k USING (source_id, database, username_key, allocation_id)
 JOIN accounting.sessions s ON s.session_id = c.session_id AND s.user_key = c.user_key;
 

@@ -121,17 +121,17 @@ def count_reports(connection: Connection, day: date) -> dict[tuple[int, int], in
 def create_day_sessions(
     connection: Connection, day: date, source_days: Collection[SourceDay]
 ) -> None:
-    """Collect the sessions that a day's reports belong to, for the two functions below."""
-    last_session_ids = {
-        source_day.source_id: UUID(bytes=session_id(source_day.source_id, *source_day.last))
-        for source_day in source_days
-        if source_day.last is not None
-    }
+    """Collect the sessions that a day's evidence belongs to, for the two functions below."""
+    last = {day.source_id: day.last for day in source_days if day.last is not None}
     connection.execute(
         _QUERIES.text("create_day_sessions"),
         {
-            "sources": list(last_session_ids),
-            "last_session_ids": list(last_session_ids.values()),
+            "sources": list(last),
+            "epochs": [epoch for epoch, _ in last.values()],
+            "positions": [position for _, position in last.values()],
+            "last_session_ids": [
+                UUID(bytes=session_id(source_id, *place)) for source_id, place in last.items()
+            ],
             **_day_parameters(day),
         },
     )

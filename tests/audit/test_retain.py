@@ -427,6 +427,31 @@ def test_a_sighting_at_the_last_dropped_report_is_applied_after_it(books: Books)
     assert without_reports(books) == before
 
 
+def test_a_day_in_which_a_session_has_a_sighting_only_is_dropped_with_it(books: Books) -> None:
+    """Found by a random history: the sighting was dropped, and what it says was not carried on."""
+    FakeAllocation(books).new(MIDNIGHT_SECONDS - 1000)
+    books.spool().add_sightings(
+        [
+            RawKeySighting(
+                scan_started_at=books.micros_at(MIDNIGHT_SECONDS + 500),
+                seen_at=books.micros_at(MIDNIGHT_SECONDS + 505),
+                database=0,
+                key=channel("status"),
+                idle_seconds=100,
+            )
+        ]
+    )
+    bob = FakeAllocation(books, user="bob", allocation=2)
+    bob.new(MIDNIGHT_SECONDS + 600)
+    bob.close(MIDNIGHT_SECONDS + 900, (1, 10, 1, 10), (0, 0, 0, 0))
+    run_jobs_and_close(books)
+    before = without_reports(books)
+    assert retain(books.engine, DAYS_TO_DROP_ALL) == 2
+    assert list(verify(books.engine)) == []
+    assert list(rebuild(books.engine, "to be sure")) == []
+    assert without_reports(books) == before
+
+
 def test_a_day_whose_reports_are_set_aside_is_kept_until_a_rebuild(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
