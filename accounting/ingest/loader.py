@@ -369,7 +369,8 @@ class Loader:
         self, connection: Connection, encoder: RowEncoder, rows: list[bytes]
     ) -> Sequence[StatusKeySighting]:
         """Encode and fold a batch, and provide what it needs; returns the key sightings added."""
-        start, added = encoder.reached, list[StatusKeySighting]()
+        added: list[StatusKeySighting] = []
+        start = encoder.reached
         # Sightings before the start are loaded, or were discarded when another collector took over.
         sightings = [
             sighting
