@@ -196,7 +196,7 @@ class Loader:
                     raise refused.conflict
                 record_refused_epoch(connection, self.spool, source, refused, latest)
             rows: list[bytes] = []
-            sightings = self._encode_in_turn(connection, encoder, rows)
+            sightings = self._encode_in_turn(connection, encoder, start, rows)
             batch = self._pack(connection, encoder, rows, state, sightings, is_own=refused is None)
             version = write_batch(
                 connection, source, batch, rejected_per_hour=self.rejected_per_hour
@@ -366,11 +366,17 @@ class Loader:
         )
 
     def _encode_in_turn(
-        self, connection: Connection, encoder: RowEncoder, rows: list[bytes]
+        self,
+        connection: Connection,
+        encoder: RowEncoder,
+        start: tuple[int, int],
+        rows: list[bytes],
     ) -> Sequence[StatusKeySighting]:
-        """Encode and fold a batch, and provide what it needs; returns the key sightings added."""
+        """Encode and fold a batch, and provide what it needs; returns the key sightings added.
+
+        ``start``: where the batch begins. Without messages, the encoder may be at the end already.
+        """
         added: list[StatusKeySighting] = []
-        start = encoder.reached
         # Sightings before the start are loaded, or were discarded when another collector took over.
         sightings = [
             sighting

@@ -9,6 +9,7 @@ import pytest
 from accounting.audit.verify import verify
 from accounting.capture.clock import wall_clock
 from accounting.capture.redis.server_watch import WatchedServer
+from accounting.capture.spool.records import RawKeySighting
 from accounting.domain.server_identity import ServerIdentity
 from accounting.errors import LeaseHeld, SourceConflict
 from accounting.ingest.source_lease import acquire_lease
@@ -228,6 +229,27 @@ def test_messages_from_another_sources_redis_are_not_loaded_and_that_time_is_a_g
     assert "history of source 'a'" in gap["detail"]
     assert books.spool("b").last_position(2) is None
     assert list(verify(books.engine)) == []
+
+
+def test_keys_that_were_seen_before_messages_of_another_sources_redis_are_loaded(
+    books: Books,
+) -> None:
+    own, others = server_text(1), server_text(2)
+    capture_into(books, "a", others, 1)
+    books.load(source="a")
+    capture_into(books, "b", own, 1)
+    books.load(source="b")
+    spool = books.spool("b")
+    spool.start_epoch("disconnected")
+    spool.set_server(own)
+    seen_at = books.micros_at(2)
+    key = channel("status", user="b")
+    spool.add_sightings([RawKeySighting(seen_at, seen_at, 0, key, 1)])
+    capture_into(books, "b", others, 3)
+    capture_into(books, "b", own, 4)
+    books.load(source="b")
+    (row,) = books.query("SELECT seen_at FROM accounting.key_sightings")
+    assert row["seen_at"] == books.start + timedelta(seconds=2)
 
 
 def test_a_loader_claims_the_histories_of_its_source_again_after_a_restore(books: Books) -> None:
