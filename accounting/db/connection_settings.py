@@ -43,7 +43,7 @@ def apply_settings(
 
     ``as_reader``: also take the reader's role, which gives up all other rights until the end of the
     transaction. ``without_cells``: of a front, which are left out. ``is_front``: plans contain
-    which cells are read, and another client of a pooler may have left some out: they are made anew.
+    which cells are read, and another client of a pooler may have left some out: they are remade.
     """
     statement = settings_statement(connection).encode()
     if is_front:

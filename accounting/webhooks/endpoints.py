@@ -1,6 +1,6 @@
 """The endpoints: added, listed, removed, rotated, enabled and set back, for the command line.
 
-A secret leaves the database twice: when it is made, to whoever made it, and to sign a request.
+A secret leaves the database twice: when it is made, to the one who made it, and to sign a request.
 """
 
 import json
